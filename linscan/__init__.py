@@ -1,0 +1,37 @@
+"""Linear recurrences for NumPy and CuPy: *ops* say what is computed, *engines* how a loop over time is run."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that holds it, imported when the name is first used.
+_HOME = {
+    "scan": "ops.scan",
+    "scan_step": "ops.scan",
+    "scan_vjp": "ops.scan",
+    "available": "engines",
+    "check_vjp": "gradcheck",
+    "set_workers": "engines.cpu.pool",
+    "use_engine": "engines",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from linscan.engines import available, use_engine
+    from linscan.engines.cpu.pool import set_workers
+    from linscan.gradcheck import check_vjp
+    from linscan.ops.scan import scan, scan_step, scan_vjp
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'linscan' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"linscan.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,205 @@
+"""Which library an array belongs to, and the dtype, shape and axis rules every op shares.
+
+NumPy in, NumPy out; CuPy in, CuPy out. CuPy is never imported here: an array can only be a CuPy array if its owner
+imported CuPy already, so the class is looked up in ``sys.modules``. Foreign arrays are taken without a copy through
+DLPack, ``__array_interface__`` or ``__cuda_array_interface__``.
+"""
+
+import importlib
+import operator
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray; NumPy's own typing cannot express "the same library as the input"
+
+_CUDA_DEVICES = (2, 13)  # DLPack: kDLCUDA, kDLCUDAManaged
+_FLOATING = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+
+
+def is_cupy(x: object) -> bool:
+    """Whether `x` is a CuPy array, without importing CuPy."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)
+
+
+def namespace(*arrays: object) -> ModuleType:
+    """NumPy or CuPy: the library of the first array found (NumPy if there is none)."""
+    return sys.modules["cupy"] if any(is_cupy(x) for x in arrays) else np
+
+
+def take(who: str, **named: Any) -> tuple[Any, ...]:
+    """Take the named arguments of op `who`: ``(xp, *arrays)``, all arrays of the one library `xp`.
+
+    None and Python scalars pass through unchanged (the latter are weak in promotion); sequences follow the arrays.
+    """
+    plain = {name: _adopt(who, name, x) for name, x in named.items()}
+    host = [n for n, x in plain.items() if isinstance(x, np.ndarray) and not isinstance(named[n], (list, tuple))]
+    device = [n for n, x in plain.items() if is_cupy(x)]
+    if host and device:
+        raise TypeError(
+            f"{who}: all arrays must live in one place; {device[0]} is on the GPU (CuPy) and {host[0]} on the host (NumPy)"
+        )
+    xp = sys.modules["cupy"] if device else np
+    if device:
+        plain = {n: xp.asarray(x) if isinstance(x, np.ndarray) else x for n, x in plain.items()}
+        _one_device(who, {n: plain[n] for n in device})
+    return xp, *plain.values()
+
+
+def _adopt(who: str, name: str, x: Any) -> Any:
+    """`x` as a NumPy or CuPy array without a copy; None and Python scalars unchanged."""
+    if x is None or type(x) in (bool, int, float, complex):
+        return x
+    if type(x) is np.ndarray or is_cupy(x):
+        return x
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{who}: {name} is a masked array; fill it or drop its mask first")
+    if hasattr(x, "__cuda_array_interface__"):
+        return _cupy(who, name).asarray(x)
+    if isinstance(x, (np.ndarray, np.generic, list, tuple)) or hasattr(x, "__array_interface__"):
+        return np.asarray(x)
+    if hasattr(x, "__dlpack__"):
+        on_gpu = int(x.__dlpack_device__()[0]) in _CUDA_DEVICES
+        return _cupy(who, name).from_dlpack(x) if on_gpu else np.from_dlpack(x)
+    if hasattr(x, "__array__"):
+        return np.asarray(x)
+    raise TypeError(f"{who}: {name} must be an array; got {type(x).__name__}")
+
+
+def _cupy(who: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        raise TypeError(f"{who}: {name} lives on a GPU, and taking it needs CuPy, which is not installed") from error
+
+
+def _one_device(who: str, arrays: dict[str, Any]) -> None:
+    (first, x), *rest = arrays.items()
+    for name, y in rest:
+        if y.device != x.device:
+            raise TypeError(
+                f"{who}: all arrays must be on one device; {first} is on GPU {x.device.id}, {name} on GPU {y.device.id}"
+            )
+
+
+def result_dtype(who: str, **named: Any) -> np.dtype:
+    """Floating result dtype of the named arguments: NEP 50, integers to float64, bfloat16 beside float16 to float32."""
+    strong, weak = [], []
+    for name, x in named.items():
+        if x is None:
+            continue
+        if type(x) in (bool, int, float, complex):
+            weak.append(x)
+            continue
+        dtype = x.dtype.newbyteorder("=")
+        if dtype.kind not in "biu" and dtype.name not in _FLOATING:
+            raise TypeError(f"{who}: {name} has dtype {dtype}, which is not supported; use {', '.join(_FLOATING)}")
+        strong.append(dtype)
+    has_bfloat16 = [d for d in strong if d.name == "bfloat16"]
+    others = [d for d in strong if d.name != "bfloat16"]
+    if has_bfloat16:
+        is_complex = any(type(x) is complex for x in weak)
+        if not others:
+            return np.dtype(np.complex64) if is_complex else has_bfloat16[0]
+        others.append(np.dtype(np.float32))
+    dtype = np.result_type(*others, *weak) if others or weak else np.dtype(np.float64)
+    return np.dtype(np.float64) if dtype.kind in "biu" else dtype
+
+
+def accum_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype arithmetic is done in: float32 for the two 16-bit storage types, otherwise `dtype` itself."""
+    return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
+
+
+def real_dtype(dtype: np.dtype) -> np.dtype:
+    """The real dtype of the same precision: complex64 to float32, complex128 to float64."""
+    return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
+
+
+def complex_dtype(dtype: np.dtype) -> np.dtype:
+    """The complex dtype arithmetic on `dtype` needs: float32 and the 16-bit types to complex64, float64 to complex128."""
+    dtype = accum_dtype(dtype)
+    return dtype if dtype.kind == "c" else np.dtype(f"c{dtype.itemsize * 2}")
+
+
+def check_axis(who: str, axis: int, ndim: int, name: str = "axis") -> int:
+    """`axis` as a non-negative index into `ndim` axes; TypeError for a non-integer, AxisError out of range."""
+    try:
+        index = operator.index(axis)
+    except TypeError as error:
+        raise TypeError(f"{who}: {name} must be an integer; got {axis!r}") from error
+    if not -ndim <= index < ndim:
+        raise np.exceptions.AxisError(f"{who}: {name} {index} is out of bounds for {ndim} dimension(s)")
+    return index % ndim
+
+
+def check_choice(who: str, name: str, value: str, choices: Sequence[str]) -> str:
+    """`value` if it is one of `choices`, else a ValueError that lists them."""
+    if value not in choices:
+        raise ValueError(f"{who}: {name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+    return value
+
+
+def broadcast_shapes(who: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The common shape, or a ValueError that names every argument and its shape."""
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError as error:
+        names, got = " and ".join(shapes), " and ".join(str(tuple(s)) for s in shapes.values())
+        raise ValueError(f"{who}: {names} must broadcast; got {got}") from error
+
+
+def broadcast_to(who: str, name: str, x: Array, shape: tuple[int, ...]) -> Array:
+    """`x` as a read-only view of `shape`, or a ValueError naming the argument."""
+    try:
+        return namespace(x).broadcast_to(x, shape)
+    except ValueError as error:
+        raise ValueError(f"{who}: {name} must broadcast to {tuple(shape)}; got {tuple(x.shape)}") from error
+
+
+def check_out(who: str, out: Array | None, shape: tuple[int, ...], dtype: np.dtype, xp: ModuleType) -> None:
+    """Raise unless `out` is None or a writable array of exactly this library, shape and dtype."""
+    if out is None:
+        return
+    if not isinstance(out, xp.ndarray):
+        raise TypeError(f"{who}: out must be a {xp.__name__} array; got {type(out).__name__}")
+    if out.shape != tuple(shape) or out.dtype != dtype:
+        raise ValueError(f"{who}: out must have shape {tuple(shape)} and dtype {dtype}; got {out.shape} and {out.dtype}")
+    if xp is np and not out.flags.writeable:
+        raise ValueError(f"{who}: out is read-only")
+
+
+def grad_like(grad: Array, like: Any) -> Array | None:
+    """A gradient as its argument wants it: summed over broadcast axes, real if the argument is real, in its dtype.
+
+    Integer and Python-scalar arguments get float64 (complex128) gradients; None stays None.
+    """
+    if like is None:
+        return None
+    shape = getattr(like, "shape", ())
+    lead = grad.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1)
+    if axes:
+        grad = grad.sum(axis=axes, keepdims=True)
+        grad = grad.reshape(shape)
+    dtype = getattr(like, "dtype", None) or np.dtype(type(like))
+    if dtype.kind in "biu":
+        dtype = np.dtype(np.float64)
+    if dtype.kind != "c" and grad.dtype.kind == "c":
+        grad = grad.real
+    return grad.astype(dtype, copy=False)
+
+
+def cotangent(who: str, name: str, grad: Any, output: Array) -> Array:
+    """A cotangent as an array of `output`'s library, shape and dtype; None means zero."""
+    xp = namespace(output)
+    if grad is None:
+        return xp.broadcast_to(xp.zeros((), output.dtype), output.shape)
+    grad = take(who, **{name: grad})[1]
+    if getattr(grad, "shape", ()) != output.shape:
+        raise ValueError(f"{who}: {name} must have shape {output.shape}; got {getattr(grad, 'shape', ())}")
+    return xp.asarray(grad, output.dtype)

@@ -1,0 +1,137 @@
+"""How a loop over time runs: `pick` is the only code that decides where an op runs.
+
+An *engine* is a folder of loops with the same file and function names: ``reference`` (plain array code), ``cpu``
+(Numba loops and a thread pool), ``cuda`` (CuPy and raw device code), ``numba_cuda``. Engines trust their arguments:
+`linscan.ops` has checked them.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from linscan._arrays import Array, is_cupy
+from linscan.engines import support
+
+NAMES = ("reference", "cpu", "cuda", "numba_cuda")
+_forced: ContextVar[str | None] = ContextVar("linscan_engine", default=None)
+
+
+class Status(NamedTuple):
+    """Whether an engine can run here, and why (not)."""
+
+    ready: bool
+    detail: str
+
+
+@contextmanager
+def use_engine(name: str) -> Iterator[None]:
+    """Run every op inside the block on the engine `name`, for this thread.
+
+    Parameters
+    ----------
+    name : {"reference", "cpu", "cuda", "numba_cuda"}
+        An engine that `available` calls ready.
+
+    Raises
+    ------
+    ValueError
+        If there is no such engine, or, from an op inside the block, if it lacks that op or dtype.
+    RuntimeError
+        If the engine cannot run on this machine; the message says why.
+
+    Examples
+    --------
+    >>> import numpy as np, linscan
+    >>> with linscan.use_engine("reference"):
+    ...     linscan.scan(0.5, np.ones(3))
+    array([1.  , 1.5 , 1.75])
+    """
+    if name not in NAMES:
+        raise ValueError(f"use_engine: name must be one of {', '.join(map(repr, NAMES))}; got {name!r}")
+    status = available()[name]
+    if not status.ready:
+        raise RuntimeError(f"use_engine: engine {name!r} cannot run here: {status.detail}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def available() -> dict[str, Status]:
+    """Which engines can run on this machine, and why the others cannot.
+
+    Returns
+    -------
+    dict of str to Status
+        For each engine, ``(ready, detail)``: a flag and one line of text.
+
+    Examples
+    --------
+    >>> import linscan
+    >>> linscan.available()["reference"]
+    Status(ready=True, detail='plain array code on NumPy or CuPy')
+    """
+    return {name: _status(name) for name in NAMES}
+
+
+@cache
+def _status(name: str) -> Status:
+    if name == "reference":
+        return Status(True, "plain array code on NumPy or CuPy")
+    if name == "cpu":
+        if find_spec("numba") is None:
+            return Status(False, "numba is not installed")
+        return Status(True, "Numba loops on a thread pool")
+    return Status(False, f"this version of linscan has no {name} engine")
+
+
+def _forget_after_fork() -> None:
+    _status.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def pick(function: str, dtype: np.dtype, *arrays: Array) -> Callable[..., Any]:
+    """The engine function to call on these arrays: the engine asked for, else the fastest one that can.
+
+    `function` is an op's name or its name with ``_pullback``; both live in the same file of each engine.
+    """
+    op = support.row_of(function)
+    forced = _forced.get()
+    on_gpu = any(is_cupy(x) for x in arrays)
+    if forced is not None:
+        _check_forced(op, forced, dtype, on_gpu)
+        return _load(forced, function)
+    engine = "cuda" if on_gpu else "cpu"
+    if dtype.name in support.dtypes(op, engine) and _status(engine).ready:
+        return _load(engine, function)
+    return _load("reference", function)
+
+
+def _check_forced(op: str, engine: str, dtype: np.dtype, on_gpu: bool) -> None:
+    names = support.dtypes(op, engine)
+    if not names:
+        raise ValueError(f"{op}: engine {engine!r} does not have it; {', '.join(support.SUPPORT[op])} do")
+    if dtype.name not in names:
+        raise ValueError(f"{op}: engine {engine!r} runs {', '.join(names)}; got {dtype}")
+    if engine == "cpu" and on_gpu:
+        raise TypeError(f"{op}: engine 'cpu' takes NumPy arrays; got CuPy")
+    if engine in ("cuda", "numba_cuda") and not on_gpu:
+        raise TypeError(f"{op}: engine {engine!r} takes CuPy arrays; got NumPy")
+
+
+@cache
+def _load(engine: str, function: str) -> Callable[..., Any]:
+    op = support.row_of(function)
+    module = importlib.import_module(f"linscan.engines.{engine}.{support.MODULE.get(op, op)}")
+    return getattr(module, function)

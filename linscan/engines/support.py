@@ -1,0 +1,44 @@
+"""Which engine runs which op on which dtypes: one literal table that dispatch, the documentation and the tests read.
+
+Dtype letters: e float16, E bfloat16, f float32, d float64, F complex64, D complex128. An op that is not in the table
+is a closed-form array expression and needs no engine. "reference" is plain array code on NumPy or CuPy: correct and
+slow, it also serves the dtypes an engine lacks.
+"""
+
+LETTERS = {
+    "e": "float16",
+    "E": "bfloat16",
+    "f": "float32",
+    "d": "float64",
+    "F": "complex64",
+    "D": "complex128",
+}
+
+ALL = "eEfdFD"
+
+SUPPORT: dict[str, dict[str, str]] = {
+    "scan": {"reference": ALL, "cpu": ALL},
+}
+
+# The file, under each engine's folder, that holds an op's loops, where it is not named after the op.
+MODULE: dict[str, str] = {}
+
+
+def row_of(function: str) -> str:
+    """The table row an engine's function belongs to: an op's pullback runs wherever the op runs."""
+    return function.removesuffix("_pullback")
+
+
+def dtypes(op: str, engine: str) -> tuple[str, ...]:
+    """The dtype names `engine` runs `op` on; empty if it has no loop for it."""
+    return tuple(LETTERS[c] for c in SUPPORT[op].get(engine, ""))
+
+
+def table() -> str:
+    """The support table as Markdown, as the README and the documentation show it."""
+    engines = ["reference", "cpu", "cuda", "numba_cuda"]
+    lines = ["| op | " + " | ".join(engines) + " |", "|---|" + "---|" * len(engines)]
+    for op, row in SUPPORT.items():
+        cells = ["all" if row.get(e) == ALL else ", ".join(dtypes(op, e)) or "–" for e in engines]
+        lines.append(f"| `{op}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

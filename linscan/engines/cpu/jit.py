@@ -1,8 +1,9 @@
-"""How kernels are compiled: one decorator, safe to use from any thread and around a fork, cached where that is possible."""
+"""How kernels are compiled: one decorator, safe from any thread and around a fork, cached on disk where that can be."""
 
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numba
@@ -12,16 +13,25 @@ from numba.core import cgutils, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
+from linscan.engines.cpu.cache import KernelCache
+
 # "contract" alone lets LLVM fuse a*h + b into one rounding. Reassociation would change what a recurrence computes.
-_OPTIONS = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile `function` at its first call for each set of argument types; the cache is skipped where none is writable."""
-    try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # no cache directory is writable
-        return numba.njit(**_OPTIONS)(function)
+    """Compile `function` at its first call for each set of argument types, or load it where it was compiled before."""
+    kernel = numba.njit(**_OPTIONS)(function)
+    if kernel is not function:  # with NUMBA_DISABLE_JIT=1 kernels are plain functions
+        with suppress(RuntimeError):  # no cache directory is writable
+            kernel._cache = KernelCache(function, __file__)
+    return kernel
+
+
+def cache_directory() -> str | None:
+    """Where compiled kernels are kept; None if nowhere is writable, or nothing is compiled."""
+    stats = getattr(jit(zero), "stats", None)
+    return None if stats is None else stats.cache_path
 
 
 def _hold_compiler() -> None:
@@ -34,9 +44,7 @@ def _release_compiler() -> None:
 
 if hasattr(os, "register_at_fork"):
     # A fork while another thread compiles would leave the child a compiler lock that nobody can release.
-    os.register_at_fork(
-        before=_hold_compiler, after_in_parent=_release_compiler, after_in_child=_release_compiler
-    )
+    os.register_at_fork(before=_hold_compiler, after_in_parent=_release_compiler, after_in_child=_release_compiler)
 
 
 # Subnormal numbers cost up to 17 times a normal operation, and a decaying state ends in them. Kernels switch

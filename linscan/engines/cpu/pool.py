@@ -8,10 +8,13 @@ created at first use, belongs to one process (a forked child makes its own), and
 import operator
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
 
 _cap: ContextVar[int | None] = ContextVar("linscan_workers", default=None)
 _inside = threading.local()
@@ -21,24 +24,58 @@ _executor_size = 0
 
 
 def cpu_count() -> int:
-    """The cores this process may use: its affinity mask, not the machine's total."""
+    """The cores this process may use: its affinity mask and its container's quota, not the machine's total."""
     count = getattr(os, "process_cpu_count", None)
     if count is not None:
-        return count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = count() or 1
+    elif hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, _quota() or cores)
+
+
+@cache
+def _quota() -> int | None:
+    """Cores that Linux control groups grant this process (a container's CPU limit), rounded up; None if unlimited."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        group = Path(path.lstrip("/"))
+        for level in (group, *group.parents):  # a limit on any group above binds as well; Path("") has no parents
+            if controllers == "":
+                quotas.append(_ratio(Path("/sys/fs/cgroup") / level / "cpu.max"))
+            elif "cpu" in controllers.split(","):
+                root = Path("/sys/fs/cgroup/cpu") / level
+                quotas.append(_ratio(root / "cpu.cfs_quota_us", root / "cpu.cfs_period_us"))
+    return min((q for q in quotas if q is not None), default=None)
+
+
+def _ratio(*files: Path) -> int | None:
+    """Quota over period, rounded up, from one file that holds both or from one file each."""
+    try:
+        quota, period = " ".join(file.read_text() for file in files).split()
+        return max(1, -(-int(quota) // int(period))) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no such group, or no limit ("max")
+        return None
 
 
 def resolve_workers(workers: int | None, who: str = "workers") -> int:
     """The largest number of threads a call may use; negative values count back from the cores, as in `scipy.fft`."""
     if workers is None:
-        workers = _cap.get()
-        return cpu_count() if workers is None else workers
+        return _cap.get() or cpu_count()
+    return _count_of(workers, who)
+
+
+def _count_of(workers: int, who: str) -> int:
     try:
         workers = operator.index(workers)
     except TypeError as error:
-        raise TypeError(f"{who}: workers must be an integer or None; got {workers!r}") from error
+        raise TypeError(f"{who}: workers must be an integer; got {workers!r}") from error
     cores = cpu_count()
     if workers < 0:
         if workers < -cores:
@@ -72,7 +109,7 @@ def set_workers(workers: int) -> Iterator[None]:
     ...     linscan.scan(0.5, np.ones(3))
     array([1.  , 1.5 , 1.75])
     """
-    token = _cap.set(resolve_workers(workers, "set_workers"))
+    token = _cap.set(_count_of(workers, "set_workers"))
     try:
         yield
     finally:
@@ -80,9 +117,10 @@ def set_workers(workers: int) -> Iterator[None]:
 
 
 def parallel_for(body: Callable[[int, int], object], n: int, *, grain: int = 1, workers: int | None = None) -> None:
-    """Call ``body(lo, hi)`` on ranges that cover ``range(n)``, each of at least `grain` items, on up to `workers` threads.
+    """Call ``body(lo, hi)`` on ranges covering ``range(n)``, each of `grain` items or more, on up to `workers` threads.
 
-    The caller runs the last range itself; an exception in any range is raised here after all have ended.
+    The caller takes ranges itself until none is left, so it never waits for a pool that others keep busy, and needs no
+    pool at all where none can be had. An exception in any range is raised here after all have ended.
     """
     if n <= 0:
         return
@@ -90,30 +128,49 @@ def parallel_for(body: Callable[[int, int], object], n: int, *, grain: int = 1, 
     if parts <= 1 or getattr(_inside, "worker", False):
         body(0, n)
         return
-    bounds = [n * i // parts for i in range(parts + 1)]
-    pool = _pool(parts - 1)
-    futures = [pool.submit(_run, body, lo, hi) for lo, hi in zip(bounds[:-2], bounds[1:-1], strict=True)]
+    todo = deque((n * i // parts, n * (i + 1) // parts) for i in range(parts))
+    futures = _submit(parts - 1, body, todo)
     try:
-        body(bounds[-2], n)
+        _drain(body, todo)
     finally:
-        errors = [f.exception() for f in futures]
+        errors = [f.exception() for f in futures if not f.cancel()]
     for error in errors:
         if error is not None:
             raise error
 
 
-def _run(body: Callable[[int, int], object], lo: int, hi: int) -> None:
-    _inside.worker = True
-    body(lo, hi)
+def _drain(body: Callable[[int, int], object], todo: deque[tuple[int, int]]) -> None:
+    """Take ranges off `todo` until it is empty; a failure drops those nobody has begun."""
+    nested, _inside.worker = getattr(_inside, "worker", False), True
+    try:
+        while True:
+            try:
+                lo, hi = todo.popleft()
+            except IndexError:
+                return
+            body(lo, hi)
+    except BaseException:
+        todo.clear()
+        raise
+    finally:
+        _inside.worker = nested
+
+
+def _submit(threads: int, body: Callable[[int, int], object], todo: deque[tuple[int, int]]) -> list[Future[None]]:
+    """Ask up to `threads` pool threads to help; none where the interpreter ends or the system grants no thread."""
+    pool = _pool(threads)
+    futures = []
+    with suppress(RuntimeError):
+        for _ in range(threads):
+            futures.append(pool.submit(_drain, body, todo))
+    return futures
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
     global _executor, _executor_size
     with _lock:
         if _executor is None or _executor_size < threads:
-            # A smaller pool is left to finish what others have given it; its idle threads end with it.
-            if _executor is not None:
-                _executor.shutdown(wait=False)
+            # A smaller pool is not shut down: another thread may be about to submit to it. Its own end with it.
             _executor = ThreadPoolExecutor(threads, thread_name_prefix="linscan")
             _executor_size = threads
         return _executor
@@ -124,6 +181,7 @@ def _forget_after_fork() -> None:
     global _executor, _executor_size, _lock, _inside
     _executor, _executor_size = None, 0
     _lock, _inside = threading.Lock(), threading.local()
+    _quota.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,52 @@
+"""Compiled kernels on disk: Numba's function cache, made safe for processes that fill it at the same time.
+
+Numba numbers a kernel's files by what its index lists. Two processes that compile two signatures at once pick the same
+number, and each may then load code the other compiled for other types. Here a file's name follows from its signature,
+and its contents are on disk before the index mentions them; at worst, a kernel is compiled twice.
+"""
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+
+class KernelCache(FunctionCache):
+    """One kernel's cache. RuntimeError where no directory is writable.
+
+    Numba's stamp covers the file a kernel is defined in; `shared` adds the code that is inlined from elsewhere.
+    """
+
+    def __init__(self, kernel: Any, shared: str) -> None:
+        super().__init__(kernel)
+        stamp = self._impl.locator.get_source_stamp(), _digest(shared)
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):  # a full disk costs another compilation, not the answer
+            super().save_overload(sig, data)
+
+
+class _Files(IndexDataCacheFile):
+    def save(self, key: Any, data: Any) -> None:
+        name = self._data_name(int(hashlib.sha256(repr(key).encode()).hexdigest()[:12], 16))
+        self._save_data(name, data)
+        self._save_index(self._load_index() | {key: name})
+
+    def load(self, key: Any) -> Any:
+        try:
+            return super().load(key)
+        except Exception:  # whatever unpickling a damaged file raises: compile again
+            return None
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            return super()._load_index()
+        except Exception:  # a damaged index lists nothing
+            return {}
+
+
+def _digest(file: str) -> bytes:
+    return hashlib.sha256(Path(file).read_bytes()).digest()

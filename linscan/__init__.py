@@ -13,12 +13,14 @@ _HOME = {
     "available": "engines",
     "check_vjp": "gradcheck",
     "set_workers": "engines.cpu.pool",
+    "show_config": "_config",
     "use_engine": "engines",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from linscan._config import show_config
     from linscan.engines import available, use_engine
     from linscan.engines.cpu.pool import set_workers
     from linscan.gradcheck import check_vjp

@@ -41,7 +41,7 @@ def take(who: str, **named: Any) -> tuple[Any, ...]:
     device = [n for n, x in plain.items() if is_cupy(x)]
     if host and device:
         raise TypeError(
-            f"{who}: all arrays must live in one place; {device[0]} is on the GPU (CuPy) and {host[0]} on the host (NumPy)"
+            f"{who}: all arrays must live in one place; {device[0]} is on the GPU (CuPy), {host[0]} on the host (NumPy)"
         )
     xp = sys.modules["cupy"] if device else np
     if device:
@@ -64,10 +64,19 @@ def _adopt(who: str, name: str, x: Any) -> Any:
         return np.asarray(x)
     if hasattr(x, "__dlpack__"):
         on_gpu = int(x.__dlpack_device__()[0]) in _CUDA_DEVICES
-        return _cupy(who, name).from_dlpack(x) if on_gpu else np.from_dlpack(x)
+        return _cupy(who, name).from_dlpack(x) if on_gpu else _from_dlpack(who, name, x)
     if hasattr(x, "__array__"):
         return np.asarray(x)
     raise TypeError(f"{who}: {name} must be an array; got {type(x).__name__}")
+
+
+def _from_dlpack(who: str, name: str, x: Any) -> np.ndarray:
+    try:
+        return np.from_dlpack(x)
+    except (BufferError, RuntimeError, ValueError) as error:
+        if hasattr(x, "__array__"):  # NumPy's DLPack has no bfloat16; the owner's own conversion may
+            return np.asarray(x)
+        raise TypeError(f"{who}: {name} could not be taken through DLPack: {error}") from error
 
 
 def _cupy(who: str, name: str) -> ModuleType:
@@ -121,7 +130,7 @@ def real_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def complex_dtype(dtype: np.dtype) -> np.dtype:
-    """The complex dtype arithmetic on `dtype` needs: float32 and the 16-bit types to complex64, float64 to complex128."""
+    """The complex dtype arithmetic on `dtype` needs: float32 and 16-bit types to complex64, float64 to complex128."""
     dtype = accum_dtype(dtype)
     return dtype if dtype.kind == "c" else np.dtype(f"c{dtype.itemsize * 2}")
 
@@ -168,7 +177,9 @@ def check_out(who: str, out: Array | None, shape: tuple[int, ...], dtype: np.dty
     if not isinstance(out, xp.ndarray):
         raise TypeError(f"{who}: out must be a {xp.__name__} array; got {type(out).__name__}")
     if out.shape != tuple(shape) or out.dtype != dtype:
-        raise ValueError(f"{who}: out must have shape {tuple(shape)} and dtype {dtype}; got {out.shape} and {out.dtype}")
+        raise ValueError(
+            f"{who}: out must have shape {tuple(shape)} and dtype {dtype}; got {out.shape} and {out.dtype}"
+        )
     if xp is np and not out.flags.writeable:
         raise ValueError(f"{who}: out is read-only")
 

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from linscan._arrays import Array, is_cupy
-from linscan.engines import support
+from linscan.engines import probe, support
 
 NAMES = ("reference", "cpu", "cuda", "numba_cuda")
 _forced: ContextVar[str | None] = ContextVar("linscan_engine", default=None)
@@ -84,13 +83,7 @@ def available() -> dict[str, Status]:
 
 @cache
 def _status(name: str) -> Status:
-    if name == "reference":
-        return Status(True, "plain array code on NumPy or CuPy")
-    if name == "cpu":
-        if find_spec("numba") is None:
-            return Status(False, "numba is not installed")
-        return Status(True, "Numba loops on a thread pool")
-    return Status(False, f"this version of linscan has no {name} engine")
+    return Status(*getattr(probe, name)())
 
 
 def _forget_after_fork() -> None:

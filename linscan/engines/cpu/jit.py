@@ -86,7 +86,7 @@ def _write_mode(builder: Any, mode: Any) -> None:
         builder.asm(ir.FunctionType(ir.VoidType(), [i64]), "msr fpcr, $0", "r", [mode], side_effect=True)
 
 
-if numba.config.DISABLE_JIT:
+if getattr(numba.config, "DISABLE_JIT", False):
 
     def flush_subnormals() -> int:
         """Nothing to switch where kernels run as Python."""

@@ -64,7 +64,7 @@ def _ratio(*files: Path) -> int | None:
         return None
 
 
-def resolve_workers(workers: int | None, who: str = "workers") -> int:
+def resolve_workers(workers: int | None, who: str = "linscan") -> int:
     """The largest number of threads a call may use; negative values count back from the cores, as in `scipy.fft`."""
     if workers is None:
         return _cap.get() or cpu_count()

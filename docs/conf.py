@@ -1,0 +1,32 @@
+"""Sphinx configuration. Builds offline and with warnings as errors: ``make docs``."""
+
+import linscan
+from linscan.engines import support
+
+project = "linscan"
+author = "The linscan developers"
+copyright = "the linscan developers"
+version = release = linscan.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc"]
+exclude_patterns = ["_build"]
+suppress_warnings = ["toc.empty_glob"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "substitution"]
+myst_heading_anchors = 3
+myst_substitutions = {"support": support.table()}
+
+autodoc_typehints = "none"
+autodoc_default_options = {"members": False}
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+nitpicky = False
+
+html_theme = "alabaster"
+html_title = f"linscan {release}"
+html_theme_options = {
+    "description": "Linear recurrences for NumPy and CuPy",
+    "fixed_sidebar": True,
+    "page_width": "72rem",
+    "body_max_width": "52rem",
+}
+html_static_path: list[str] = []

@@ -22,6 +22,4 @@ h = linscan.scan(0.5, np.ones((3, 4), np.float32))
 np.testing.assert_array_equal(h, np.broadcast_to(np.float32([1, 1.5, 1.75, 1.875]), (3, 4)))
 with linscan.use_engine("reference"):
     np.testing.assert_array_equal(linscan.scan(0.5, np.ones((3, 4), np.float32)), h)
-print(
-    f"linscan {linscan.__version__}: {len(linscan.__all__)} public names import and scan runs, with core dependencies only"
-)
+print(f"linscan {linscan.__version__}: {len(linscan.__all__)} public names import, and scan runs on both engines")

@@ -54,7 +54,7 @@ def use_engine(name: str) -> Iterator[None]:
     """
     if name not in NAMES:
         raise ValueError(f"use_engine: name must be one of {', '.join(map(repr, NAMES))}; got {name!r}")
-    status = available()[name]
+    status = _status(name)
     if not status.ready:
         raise RuntimeError(f"use_engine: engine {name!r} cannot run here: {status.detail}")
     token = _forced.set(name)

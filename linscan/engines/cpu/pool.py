@@ -36,22 +36,22 @@ def cpu_count() -> int:
 
 
 @cache
-def _quota() -> int | None:
+def _quota(root: Path = Path("/")) -> int | None:
     """Cores that Linux control groups grant this process (a container's CPU limit), rounded up; None if unlimited."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return None
     quotas = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         group = Path(path.lstrip("/"))
-        for level in (group, *group.parents):  # a limit on any group above binds as well; Path("") has no parents
+        for level in (group, *group.parents):  # a limit on any group above binds as well
             if controllers == "":
-                quotas.append(_ratio(Path("/sys/fs/cgroup") / level / "cpu.max"))
+                quotas.append(_ratio(root / "sys/fs/cgroup" / level / "cpu.max"))
             elif "cpu" in controllers.split(","):
-                root = Path("/sys/fs/cgroup/cpu") / level
-                quotas.append(_ratio(root / "cpu.cfs_quota_us", root / "cpu.cfs_period_us"))
+                folder = root / "sys/fs/cgroup/cpu" / level
+                quotas.append(_ratio(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
     return min((q for q in quotas if q is not None), default=None)
 
 

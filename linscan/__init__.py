@@ -7,6 +7,10 @@ __version__ = "0.1.0"
 
 # Public name -> the module that holds it, imported when the name is first used.
 _HOME = {
+    "fft_conv": "ops.fft_conv",
+    "fft_conv_vjp": "ops.fft_conv",
+    "lfilter": "ops.filters",
+    "lfilter_vjp": "ops.filters",
     "scan": "ops.scan",
     "scan_step": "ops.scan",
     "scan_vjp": "ops.scan",
@@ -14,6 +18,8 @@ _HOME = {
     "check_vjp": "gradcheck",
     "set_workers": "engines.cpu.pool",
     "show_config": "_config",
+    "sosfilt": "ops.sosfilt",
+    "sosfilt_vjp": "ops.sosfilt",
     "use_engine": "engines",
 }
 
@@ -24,7 +30,10 @@ if TYPE_CHECKING:
     from linscan.engines import available, use_engine
     from linscan.engines.cpu.pool import set_workers
     from linscan.gradcheck import check_vjp
+    from linscan.ops.fft_conv import fft_conv, fft_conv_vjp
+    from linscan.ops.filters import lfilter, lfilter_vjp
     from linscan.ops.scan import scan, scan_step, scan_vjp
+    from linscan.ops.sosfilt import sosfilt, sosfilt_vjp
 
 
 def __getattr__(name: str) -> Any:

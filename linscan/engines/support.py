@@ -18,10 +18,16 @@ ALL = "eEfdFD"
 
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL},
+    "fft_conv": {"reference": ALL},
+    "lfilter": {"reference": ALL, "cpu": ALL},
+    "sosfilt": {"reference": ALL, "cpu": ALL},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.
-MODULE: dict[str, str] = {}
+MODULE: dict[str, str] = {
+    "lfilter": "filters",
+    "sosfilt": "filters",
+}
 
 
 def row_of(function: str) -> str:

@@ -7,6 +7,14 @@ __version__ = "0.1.0"
 
 # Public name -> the module that holds it, imported when the name is first used.
 _HOME = {
+    "assoc_scan": "ops.assoc_scan",
+    "assoc_scan_vjp": "ops.assoc_scan",
+    "scan_trace": "ops.scan_trace",
+    "discretize": "ops.discretize",
+    "discretize_vjp": "ops.discretize",
+    "discretize_diag": "ops.discretize_diag",
+    "discretize_diag_vjp": "ops.discretize_diag",
+    "undiscretize": "ops.undiscretize",
     "fft_conv": "ops.fft_conv",
     "fft_conv_vjp": "ops.fft_conv",
     "lfilter": "ops.filters",
@@ -30,10 +38,15 @@ if TYPE_CHECKING:
     from linscan.engines import available, use_engine
     from linscan.engines.cpu.pool import set_workers
     from linscan.gradcheck import check_vjp
+    from linscan.ops.assoc_scan import assoc_scan, assoc_scan_vjp
+    from linscan.ops.discretize import discretize, discretize_vjp
+    from linscan.ops.discretize_diag import discretize_diag, discretize_diag_vjp
     from linscan.ops.fft_conv import fft_conv, fft_conv_vjp
     from linscan.ops.filters import lfilter, lfilter_vjp
     from linscan.ops.scan import scan, scan_step, scan_vjp
+    from linscan.ops.scan_trace import scan_trace
     from linscan.ops.sosfilt import sosfilt, sosfilt_vjp
+    from linscan.ops.undiscretize import undiscretize
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 Array = Any  # a numpy.ndarray or a cupy.ndarray; NumPy's own typing cannot express "the same library as the input"
 
 _CUDA_DEVICES = (2, 13)  # DLPack: kDLCUDA, kDLCUDAManaged
+_FOLLOWERS = (list, tuple, np.generic)
 _FLOATING = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
@@ -34,10 +35,11 @@ def namespace(*arrays: object) -> ModuleType:
 def take(who: str, **named: Any) -> tuple[Any, ...]:
     """Take the named arguments of op `who`: ``(xp, *arrays)``, all arrays of the one library `xp`.
 
-    None and Python scalars pass through unchanged (the latter are weak in promotion); sequences follow the arrays.
+    None and Python scalars pass through unchanged (the latter are weak in promotion). Sequences and NumPy scalars go
+    where the arrays are.
     """
     plain = {name: _adopt(who, name, x) for name, x in named.items()}
-    host = [n for n, x in plain.items() if isinstance(x, np.ndarray) and not isinstance(named[n], (list, tuple))]
+    host = [n for n, x in plain.items() if isinstance(x, np.ndarray) and not isinstance(named[n], _FOLLOWERS)]
     device = [n for n, x in plain.items() if is_cupy(x)]
     if host and device:
         raise TypeError(
@@ -153,6 +155,17 @@ def check_choice(who: str, name: str, value: str, choices: Sequence[str]) -> str
     return value
 
 
+def check_count(who: str, name: str, value: int, least: int = 0) -> int:
+    """`value` as an int; TypeError for a non-integer, ValueError below `least`."""
+    try:
+        count = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{who}: {name} must be an integer; got {value!r}") from error
+    if count < least:
+        raise ValueError(f"{who}: {name} must be at least {least}; got {count}")
+    return count
+
+
 def broadcast_shapes(who: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The common shape, or a ValueError that names every argument and its shape."""
     try:
@@ -168,6 +181,11 @@ def broadcast_to(who: str, name: str, x: Array, shape: tuple[int, ...]) -> Array
         return namespace(x).broadcast_to(x, shape)
     except ValueError as error:
         raise ValueError(f"{who}: {name} must broadcast to {tuple(shape)}; got {tuple(x.shape)}") from error
+
+
+def host_any(condition: Array, otherwise: bool = False) -> bool:
+    """Whether any entry of `condition` is true; `otherwise` on the GPU, where looking would synchronise."""
+    return otherwise if is_cupy(condition) else bool(np.any(condition))
 
 
 def check_out(who: str, out: Array | None, shape: tuple[int, ...], dtype: np.dtype, xp: ModuleType) -> None:

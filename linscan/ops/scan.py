@@ -161,7 +161,7 @@ def scan_step(a: Array, b: Array, h: Array) -> Array:
     if not a.shape == b.shape == h.shape:
         shape = _arrays.broadcast_shapes("scan_step", a=a.shape, b=b.shape, h=h.shape)
         a = xp.broadcast_to(a, shape)
-    new = xp.multiply(a, h)
+    new = xp.asarray(xp.multiply(a, h))  # NumPy turns a product without axes into a scalar, which add could not fill
     xp.add(new, b, out=new)
     return new if dtype is None else new.astype(dtype, copy=False)
 

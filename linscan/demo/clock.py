@@ -1,0 +1,114 @@
+"""Timing linscan against SciPy on the recording itself: warm-up left out, the two taken in turn, medians."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import signal as ss
+from scipy.linalg import solve_triangular
+
+import linscan
+from linscan.demo.job import Recording, Result, remember
+
+RUNS = 7
+COMPARISONS = 8
+CHANNELS = 64
+_LONGEST = 1 << 15  # samples timed
+_SOLVED = 2048  # samples of the memory timed: SciPy's way solves a system for each
+_ENOUGH = 1.0  # seconds for one comparison, after its first five runs
+
+
+class Row(NamedTuple):
+    """Median seconds of one piece of work done by linscan and by SciPy, and how far the results differ in norm."""
+
+    work: str
+    peer: str
+    ours: float
+    theirs: float
+    difference: float
+    runs: int
+
+
+def _legs_by_solving(u: np.ndarray, order: int) -> np.ndarray:
+    """The LegS memory as its equation is written: a triangular solve per sample."""
+    A, B = linscan.hippo("legs", order)
+    x, one = np.zeros(order), np.eye(order)
+    for t, value in enumerate(u - u[0], 1):
+        x = solve_triangular(one - A / (2 * t), x + (A @ x + 2 * value * B) / (2 * t), lower=True, check_finite=False)
+    return x
+
+
+def comparisons(
+    recording: Recording, result: Result
+) -> list[tuple[str, str, Callable[[], np.ndarray], Callable[[], np.ndarray]]]:
+    """What is timed: (work, SciPy's name for it, ours, theirs)."""
+    sos, kernel, (a_bar, w, _) = result.sos, result.kernel, result.modes
+    u, filtered = recording.signal[:_LONGEST], result.filtered[:_LONGEST]
+    many_u, many = np.tile(u, (CHANNELS, 1)), np.tile(filtered, (CHANNELS, 1))
+    size, numbers, few, order = u.size, f"{u.size} samples", u[:_SOLVED], recording.order
+    drive = w[:, None] * filtered
+    system = (*ss.zpk2ss(*ss.sos2zpk(sos)), 1.0)
+
+    def modes_by_lfilter() -> np.ndarray:
+        return np.stack([ss.lfilter([1.0], [1.0, -a], b) for a, b in zip(a_bar, drive, strict=True)])
+
+    return [
+        (f"sosfilt, order 4, {numbers}", "sosfilt", lambda: linscan.sosfilt(sos, u), lambda: ss.sosfilt(sos, u)),
+        (
+            f"  {CHANNELS} channels of it",
+            "sosfilt",
+            lambda: linscan.sosfilt(sos, many_u),
+            lambda: ss.sosfilt(sos, many_u),
+        ),
+        (
+            f"fft_conv, kernel of {kernel.size}, {numbers}",
+            "fftconvolve",
+            lambda: linscan.fft_conv(filtered, kernel),
+            lambda: ss.fftconvolve(filtered, kernel)[:size],
+        ),
+        (
+            f"  {CHANNELS} channels of it",
+            "fftconvolve",
+            lambda: linscan.fft_conv(many, kernel),
+            lambda: ss.fftconvolve(many, kernel[None], axes=-1)[:, :size],
+        ),
+        (
+            f"  {CHANNELS} channels of it",
+            "oaconvolve",
+            lambda: linscan.fft_conv(many, kernel),
+            lambda: ss.oaconvolve(many, kernel[None], axes=-1)[:, :size],
+        ),
+        (
+            f"scan, {a_bar.size} complex modes, {numbers}",
+            "lfilter",
+            lambda: linscan.scan(a_bar[:, None], drive),
+            modes_by_lfilter,
+        ),
+        (
+            f"dlsim, order 4, {numbers}",
+            "dlsim",
+            lambda: np.ravel(linscan.dlsim(system, u)[1]),
+            lambda: np.ravel(ss.dlsim(system, u)[1]),
+        ),
+        (
+            f"LegS memory of {order}, {few.size} samples",
+            "solve_triangular",
+            lambda: remember(few, order, lambda done: None),
+            lambda: _legs_by_solving(few, order),
+        ),
+    ]
+
+
+def compare(work: str, peer: str, ours: Callable[[], np.ndarray], theirs: Callable[[], np.ndarray]) -> Row:
+    """Median of up to `RUNS` runs each (at least five), taken in turn after one of each to warm up."""
+    x, y = ours(), theirs()
+    gap = float(np.linalg.norm(x - y)) / (float(np.linalg.norm(y)) or 1.0)
+    spent: tuple[list[float], list[float]] = ([], [])
+    start = time.perf_counter()
+    while len(spent[0]) < 5 or (len(spent[0]) < RUNS and time.perf_counter() - start < _ENOUGH):
+        for function, times in ((ours, spent[0]), (theirs, spent[1])):
+            begin = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - begin)
+    return Row(work, peer, float(np.median(spent[0])), float(np.median(spent[1])), gap, len(spent[0]))

@@ -15,6 +15,9 @@ _HOME = {
     "discretize_diag": "ops.discretize_diag",
     "discretize_diag_vjp": "ops.discretize_diag",
     "undiscretize": "ops.undiscretize",
+    "hippo": "ops.hippo",
+    "diagonal_init": "ops.nplr",
+    "nplr": "ops.nplr",
     "fft_conv": "ops.fft_conv",
     "fft_conv_vjp": "ops.fft_conv",
     "lfilter": "ops.filters",
@@ -27,6 +30,8 @@ _HOME = {
     "set_workers": "engines.cpu.pool",
     "show_config": "_config",
     "sosfilt": "ops.sosfilt",
+    "ssm_kernel": "ops.ssm_kernel",
+    "ssm_kernel_vjp": "ops.ssm_kernel",
     "sosfilt_vjp": "ops.sosfilt",
     "use_engine": "engines",
 }
@@ -43,9 +48,12 @@ if TYPE_CHECKING:
     from linscan.ops.discretize_diag import discretize_diag, discretize_diag_vjp
     from linscan.ops.fft_conv import fft_conv, fft_conv_vjp
     from linscan.ops.filters import lfilter, lfilter_vjp
+    from linscan.ops.hippo import hippo
+    from linscan.ops.nplr import diagonal_init, nplr
     from linscan.ops.scan import scan, scan_step, scan_vjp
     from linscan.ops.scan_trace import scan_trace
     from linscan.ops.sosfilt import sosfilt, sosfilt_vjp
+    from linscan.ops.ssm_kernel import ssm_kernel, ssm_kernel_vjp
     from linscan.ops.undiscretize import undiscretize
 
 

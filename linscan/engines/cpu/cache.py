@@ -7,6 +7,7 @@ and its contents are on disk before the index mentions them; at worst, a kernel 
 
 import hashlib
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 class KernelCache(FunctionCache):
     """One kernel's cache. RuntimeError where no directory is writable.
 
-    Numba's stamp covers the file a kernel is defined in; `shared` adds the code that is inlined from elsewhere.
+    Numba's stamp covers the file a kernel is defined in; `folder` adds the code that is inlined from files beside it.
     """
 
-    def __init__(self, kernel: Any, shared: str) -> None:
+    def __init__(self, kernel: Any, folder: Path) -> None:
         super().__init__(kernel)
-        stamp = self._impl.locator.get_source_stamp(), _digest(shared)
+        stamp = self._impl.locator.get_source_stamp(), _digest(folder)
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -48,5 +49,6 @@ class _Files(IndexDataCacheFile):
             return {}
 
 
-def _digest(file: str) -> bytes:
-    return hashlib.sha256(Path(file).read_bytes()).digest()
+@cache
+def _digest(folder: Path) -> bytes:
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in ("jit.py", "simd.py"))).digest()

@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -24,7 +25,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     kernel = numba.njit(**_OPTIONS)(function)
     if kernel is not function:  # with NUMBA_DISABLE_JIT=1 kernels are plain functions
         with suppress(RuntimeError):  # no cache directory is writable
-            kernel._cache = KernelCache(function, __file__)
+            kernel._cache = KernelCache(function, Path(__file__).parent)
     return kernel
 
 

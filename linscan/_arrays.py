@@ -188,6 +188,11 @@ def host_any(condition: Array, otherwise: bool = False) -> bool:
     return otherwise if is_cupy(condition) else bool(np.any(condition))
 
 
+def to_host(x: Any) -> np.ndarray:
+    """`x` as a NumPy array; a CuPy array is copied over, which waits for its stream."""
+    return x.get() if is_cupy(x) else np.asarray(x)
+
+
 def check_out(who: str, out: Array | None, shape: tuple[int, ...], dtype: np.dtype, xp: ModuleType) -> None:
     """Raise unless `out` is None or a writable array of exactly this library, shape and dtype."""
     if out is None:

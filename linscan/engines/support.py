@@ -18,7 +18,8 @@ ALL = "eEfdFD"
 
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL},
-    "fft_conv": {"reference": ALL},
+    "ssm_kernel": {"reference": ALL, "cpu": ALL},
+    "fft_conv": {"reference": ALL, "cpu": ALL},
     "lfilter": {"reference": ALL, "cpu": ALL},
     "sosfilt": {"reference": ALL, "cpu": ALL},
 }

@@ -81,7 +81,7 @@ def _fill(a, c, m, table, rows, wide, xr, xq):
     for r in range(len(re)):
         if wide == 2:
             t0[2 * r], t0[2 * r + 1], t1[2 * r], t1[2 * r + 1] = re[r], im[r], -im[r], re[r]
-        else:
+        else:  # with real arguments t0 is t1: the real part is written last
             t1[r] = -im[r]
             t0[r] = re[r]
     _powers(sr, si, xq[0], xq[1])
@@ -115,13 +115,17 @@ def _loop(a, c, out, channels):
     for channel in channels:
         az, cz, to = a[channel], c[channel], out[channel]
         for n in range(len(hr)):
-            hr[n], hi[n] = cz[n, 0], cz[n, last] * last
+            hr[n], hi[n] = cz[n, 0], (cz[n, 1] if last else 0.0)
         for t in range(len(to)):
             sr, si = 0.0, 0.0
             for n in range(len(hr)):
-                ar, ai = az[n, 0], az[n, last] * last
                 sr += hr[n]
                 si += hi[n]
-                hr[n], hi[n] = hr[n] * ar - hi[n] * ai, hr[n] * ai + hi[n] * ar
+                ar = az[n, 0]
+                if last:
+                    ai = az[n, 1]
+                    hr[n], hi[n] = hr[n] * ar - hi[n] * ai, hr[n] * ai + hi[n] * ar
+                else:
+                    hr[n] *= ar
             to[t, to.shape[1] - 1] = si
             to[t, 0] = sr

@@ -1,7 +1,7 @@
 """The gradient of diagonal convolution kernels on the CPU: a table of powers, one matrix product, and Horner's rule.
 
-With ``l = R q + r`` and ``g[q, r]`` the cotangent, one product gives all sums over r, ``V[q] = sum_r g[q, r] conj(a^r)`` and
-``W[q] = sum_r g[q, r] r conj(a^(r-1))``. With ``s = conj(a^R)`` the rest is Horner's rule over q in float64:
+With ``l = R q + r`` and ``g[q, r]`` the cotangent, one product gives all sums over r, ``V[q] = sum_r g[q, r] conj(a^r)``
+and ``W[q] = sum_r g[q, r] r conj(a^(r-1))``. With ``s = conj(a^R)`` the rest is Horner's rule over q in float64:
 ``dc = p``, ``da = conj(c) p'`` where ``p = sum_q V[q] s^q`` and ``p' = sum_q W[q] s^q + (ds/da) sum_q V[q] q s^(q-1)``.
 """
 
@@ -72,7 +72,7 @@ def _fill(a, table, last):
         for n in range(states):
             row[n], row[states + n], row[2 * states + n], row[3 * states + n] = sr[n], si[n], dr[n], di[n]
         for n in range(states):
-            ar, ai = a[n, 0], a[n, pair - 1] * (pair - 1)
+            ar, ai = a[n, 0], (a[n, 1] if pair == 2 else 0.0)
             dr[n], di[n] = dr[n] * ar - di[n] * ai + sr[n], dr[n] * ai + di[n] * ar + si[n]
             sr[n], si[n] = sr[n] * ar - si[n] * ai, sr[n] * ai + si[n] * ar
 
@@ -107,10 +107,11 @@ def _loop(a, g, dc, da, channels):
     length, wide = g.shape[1:]
     for h in channels:
         for n in range(states):
-            ar, ai = a[h, n, 0], -a[h, n, pair - 1] * (pair - 1)
+            ar, ai = a[h, n, 0], (-a[h, n, 1] if pair == 2 else 0.0)
             pr, pi, dr, di = 0.0, 0.0, 0.0, 0.0
             for t in range(length - 1, -1, -1):
+                gr, gi = g[h, t, 0], (g[h, t, 1] if wide == 2 else 0.0)
                 dr, di = dr * ar - di * ai + pr, dr * ai + di * ar + pi
-                pr, pi = pr * ar - pi * ai + g[h, t, 0], pr * ai + pi * ar + g[h, t, wide - 1] * (wide - 1)
+                pr, pi = pr * ar - pi * ai + gr, pr * ai + pi * ar + gi
             dc[h, n, pair - 1], da[h, n, pair - 1] = pi, di
             dc[h, n, 0], da[h, n, 0] = pr, dr

@@ -26,7 +26,7 @@ def channel_rows(k):
 
 
 def by_growth(a, length, dtype):
-    """Channels for the tables, and channels for the plain loop: where |a|^length is so large that tables could overflow."""
+    """Channels for the tables, and for the plain loop: where |a|^length is so large that tables could overflow."""
     with np.errstate(all="ignore"):
         size = np.sqrt(np.square(a).sum(axis=-1)).max(axis=-1, initial=1.0)
         loops = np.log2(size) * length > (60 if dtype.itemsize == 4 else 500)  # false for NaN, which tables carry too

@@ -16,6 +16,7 @@ from linscan.data import load_co2
 def memorise(u: np.ndarray, order: int) -> np.ndarray:
     """All states x[t], shape (order, T), of ``(I - A/2t) x[t] = (I + A/2t) x[t-1] + (B/t) u[t]``."""
     A, B = linscan.hippo("legs", order)
+    B = B[:, 0]
     half = 0.5 / np.arange(1, u.size + 1)
     states, before = np.empty((order, u.size)), np.zeros(u.size)
     for n in range(order):

@@ -16,12 +16,13 @@ def main() -> None:
 
     # The layer as S4D initialises it: eigenvalues -1/2 + i pi n, random C, one step size, zero-order hold.
     modes = 32
-    lam = linscan.diagonal_init("lin", 2 * modes).astype(np.complex64)
+    lam, _ = linscan.diagonal_init("lin", 2 * modes)  # its input weights are 1
+    lam = lam.astype(np.complex64)
     c = (rng.standard_normal((modes, 2)) @ [1, 1j] / np.sqrt(2)).astype(np.complex64)
     a_bar, w = linscan.discretize_diag(lam, np.float32(0.01), "zoh")
 
     # 1  y = kernel * u, where kernel[t] = 2 Re sum of c w a_bar^t
-    kernel = linscan.ssm_kernel(a_bar, c * w, u.size, real=True)
+    kernel = linscan.ssm_kernel(a_bar, 2 * c * w, u.size)
     by_convolution = linscan.fft_conv(u, kernel)
 
     # 2  x[t] = a_bar x[t-1] + w u[t],  y = 2 Re sum of c x

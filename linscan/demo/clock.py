@@ -33,6 +33,7 @@ class Row(NamedTuple):
 def _legs_by_solving(u: np.ndarray, order: int) -> np.ndarray:
     """The LegS memory as its equation is written: a triangular solve per sample."""
     A, B = linscan.hippo("legs", order)
+    B = B[:, 0]
     x, one = np.zeros(order), np.eye(order)
     for t, value in enumerate(u - u[0], 1):
         x = solve_triangular(one - A / (2 * t), x + (A @ x + 2 * value * B) / (2 * t), lower=True, check_finite=False)

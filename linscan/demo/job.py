@@ -66,7 +66,7 @@ def run(recording: Recording, tick: Tick) -> Result:
     best = nearest_polynomial(u, recording.order)
     modes, target = fit_wavelet(fs, recording.centre, min(u.size, wavelet_length(fs, recording.centre)))
     a_bar, w, c = modes
-    kernel = linscan.ssm_kernel(a_bar, c * w, target.size, real=True)
+    kernel = linscan.ssm_kernel(a_bar, 2 * c * w, target.size)
     by_fft: Any = linscan.fft_conv(filtered, kernel)
     by_scan = apply_by_scan(filtered, modes, tick)
     by_step = apply_by_step(filtered[:_MOST_STEPS], modes, tick)
@@ -88,6 +88,7 @@ def remember(u: np.ndarray, order: int, tick: Tick) -> np.ndarray:
     order one. So `order` scans over time replace T triangular solves.
     """
     A, B = linscan.hippo("legs", order)
+    B = B[:, 0]
     u = u - u[0]  # the state starts at zero, and bilinear steps ring after a jump
     half = 0.5 / np.arange(1, u.size + 1)  # half of 1/t
     memory = np.empty(order)
@@ -131,7 +132,7 @@ def wavelet_length(fs: float, centre: float) -> int:
 
 def fit_wavelet(fs: float, centre: float, size: int) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """S4D-Inv modes ``(a_bar, w, c)`` whose kernel is, by least squares, a Morlet wavelet; and the wavelet."""
-    lam = linscan.diagonal_init("inv", 2 * MODES)
+    lam, _ = linscan.diagonal_init("inv", 2 * MODES)  # its input weights are 1
     a_bar, w = linscan.discretize_diag(lam, 2 * centre / fs, "zoh")
     t = np.arange(size) / fs
     width = 1 / (np.pi * centre)
@@ -139,7 +140,7 @@ def fit_wavelet(fs: float, centre: float, size: int) -> tuple[tuple[np.ndarray, 
     target = bell * (np.cos(2 * np.pi * centre * (t - 3 * width)) - np.exp(-2))  # the constant takes out its mean
     target /= np.abs(np.sum(target * np.exp(-2j * np.pi * centre * t)))  # gain 1 at its centre
     each = np.concatenate([np.eye(MODES), 1j * np.eye(MODES)])  # every mode's kernel alone, in phase and in quadrature
-    basis = linscan.ssm_kernel(a_bar, each * w, size, real=True)
+    basis = linscan.ssm_kernel(a_bar, 2 * each * w, size)
     parts = np.linalg.lstsq(basis.T, target, rcond=1e-8)[0]
     return (a_bar, w, parts[:MODES] + 1j * parts[MODES:]), target
 

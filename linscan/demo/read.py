@@ -4,12 +4,14 @@ import math
 import wave
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 SHORTEST = 64  # samples; below this there is nothing to filter, remember or convolve
 
+_NPY = b"\x93NUMPY"
 _PCM: dict[int, Any] = {1: np.dtype("u1"), 2: np.dtype("<i2"), 4: np.dtype("<i4")}
 
 
@@ -86,8 +88,8 @@ def _read_wav(path: Path) -> tuple[np.ndarray, float | None]:
         with wave.open(str(path), "rb") as file:
             channels, width, rate, promised = (int(x) for x in file.getparams()[:4])
             data = file.readframes(promised)
-    except (wave.Error, EOFError) as error:
-        raise BadFile(f"{path}: not a PCM .wav file ({error or 'it ends inside the header'})") from error
+    except (wave.Error, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that claims to end elsewhere
+        raise BadFile(f"{path}: not a PCM .wav file ({str(error) or 'its header is damaged'})") from error
     if width not in (*_PCM, 3) or rate <= 0:
         raise BadFile(f"{path}: {8 * width} bits at {rate} Hz is not supported; use PCM of 8, 16, 24 or 32 bits")
     found = len(data) // (width * channels)
@@ -103,13 +105,17 @@ def _read_wav(path: Path) -> tuple[np.ndarray, float | None]:
 
 
 def _read_npy(path: Path) -> tuple[np.ndarray, float | None]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        reason = "holds Python objects" if "allow_pickle" in str(error) else "not a complete .npy array"
-        raise BadFile(f"{path}: {reason}; save a plain numeric array with numpy.save") from error
-    if not isinstance(array, np.ndarray):
-        raise BadFile(f"{path}: holds several arrays; save one with numpy.save")
+    with path.open("rb") as file:
+        start = file.read(len(_NPY))
+        if start != _NPY:
+            reason = "holds several arrays" if start.startswith(b"PK") else "not a .npy array"
+            raise BadFile(f"{path}: {reason}; save one array with numpy.save")
+        file.seek(0)
+        try:
+            array = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, TokenError, MemoryError) as error:
+            reason = "holds Python objects" if "allow_pickle" in str(error) else "is cut short or damaged"
+            raise BadFile(f"{path}: {reason}; save a plain numeric array with numpy.save") from error
     if array.dtype.kind not in "biuf":
         raise BadFile(f"{path}: holds values of dtype {array.dtype}; real numbers are needed")
     if array.ndim not in (1, 2):

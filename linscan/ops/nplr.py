@@ -6,7 +6,7 @@ from linscan import _arrays
 from linscan.ops.hippo import FOURIER, check_size, hippo
 
 _KINDS = ("lin", "inv", "inv2", "quad", "legs", "real", "dss")
-_SPLIT = ("legs", "legt", "lagt", "legsd", *FOURIER)
+_REAL = {"legs": -0.5, "legt": 0.0, "lagt": 0.0, "legsd": -0.5} | dict.fromkeys(FOURIER, 0.0) | {"foud": -0.5}
 
 
 def nplr(measure: str, N: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -69,18 +69,17 @@ def nplr(measure: str, N: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     """
     who = "nplr"
     N = check_size(who, measure, N, even=True)
-    if measure not in _SPLIT:
+    if measure not in _REAL:
         raise ValueError(
-            f"{who}: no low-rank matrix is known that makes {measure!r} normal; use {', '.join(map(repr, _SPLIT))}"
+            f"{who}: no low-rank matrix is known that makes {measure!r} normal; use {', '.join(map(repr, _REAL))}"
         )
     A, b = hippo(measure, N)
     p = _correction(measure, N, b[:, 0])
-    normal = A + p @ p.T
-    Lambda, V = _fourier_modes(measure, N) if measure in FOURIER else _modes(normal)
+    frequency, V = _fourier_modes(measure, N) if measure in FOURIER else _modes(A + p @ p.T)
     B = V.conj().T @ b[:, 0]
     phase = np.where(B == 0, 1, B) / np.where(B == 0, 1, abs(B))
     V = V * phase
-    return Lambda, (V.conj().T @ p).T, abs(B).astype(np.complex128), V
+    return _REAL[measure] + 1j * frequency, (V.conj().T @ p).T, abs(B).astype(np.complex128), V
 
 
 def _correction(measure: str, N: int, b: np.ndarray) -> np.ndarray:
@@ -99,17 +98,17 @@ def _correction(measure: str, N: int, b: np.ndarray) -> np.ndarray:
 
 
 def _modes(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and eigenvectors with positive frequency of (a multiple of the identity plus skew-symmetric)."""
-    N = len(normal)
+    """The positive frequencies of (a multiple of the identity plus skew-symmetric), and their eigenvectors."""
+    half = len(normal) // 2
     w, V = np.linalg.eigh(-0.5j * (normal - normal.T))
-    return np.trace(normal) / N + 1j * w[N // 2 :], V[:, N // 2 :]
+    return w[half:], V[:, half:]
 
 
 def _fourier_modes(measure: str, N: int) -> tuple[np.ndarray, np.ndarray]:
     # Written down, not computed: frequency 0 is a double eigenvalue, and a solver's two vectors for it need not be
     # each other's conjugates.
     V = np.kron(np.eye(N // 2), np.array([[1], [-1j]])) / np.sqrt(2)
-    return (-0.5 if measure == "foud" else 0) + 1j * FOURIER[measure][0] * np.arange(N // 2), V
+    return FOURIER[measure][0] * np.arange(N // 2), V
 
 
 def diagonal_init(kind: str, N: int) -> tuple[np.ndarray, np.ndarray]:

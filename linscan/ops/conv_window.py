@@ -18,7 +18,7 @@ _BLOCKED = 16
 
 
 class Window(NamedTuple):
-    """``y[t] = Σ_j k[j] seen[start + t - j]`` for t < len(u), where `seen` is the past, then u. Time is the last axis."""
+    """``y[t] = Σ_j k[j] seen[start + t - j]`` for t < len(u), where `seen` is the past, then u. Time is last."""
 
     u: Array
     k: Array  # only the taps that can act
@@ -33,16 +33,39 @@ class Window(NamedTuple):
 
     @property
     def dtype(self) -> Any:
+        """The dtype of the result."""
         return self.k.dtype
 
     @property
     def seen(self) -> Array:
+        """All inputs, in the dtype of the result."""
         xp = _arrays.namespace(self.u)
         seen = self.u if self.past is None else xp.concatenate([self.past, self.u], -1)
         return seen.astype(self.dtype, copy=False)
 
+    def split(self, dseen: Array) -> tuple[Array, Array | None]:
+        """The gradient of the inputs seen, told apart into those of u and of the state."""
+        if self.past is None:
+            return dseen, None
+        past = self.past.shape[-1]
+        du, dpast = dseen[..., past:], dseen[..., :past]
+        if self.given[2] is not None:
+            return du, dpast
+        if past:  # the end of a periodic signal was seen twice
+            du[..., -past:] += dpast
+        return du, None
+
+    def all_taps(self, dk: Array) -> Array:
+        """The gradient of the taps given: those out of reach get zero, those folded together get the same."""
+        xp, width = _arrays.namespace(dk), self.given[1].shape[-1]
+        if self.taps is None:
+            return dk[..., xp.arange(width) % self.u.shape[-1]]
+        before, after = self.taps.start, width - self.taps.stop
+        return xp.pad(dk, [(0, 0)] * (dk.ndim - 1) + [(before, after)]) if before or after else dk
+
 
 def prepare(who: str, u: Any, k: Any, axis: int, mode: str, *, state: Any, method: str, spectrum: Any = None) -> Window:
+    """The window that `mode` asks for, after all checks."""
     _arrays.check_choice(who, "mode", mode, MODES)
     _arrays.check_choice(who, "method", method, METHODS)
     if state is not None and mode != "causal":
@@ -85,6 +108,7 @@ def time_last(who: str, name: str, x: Any, time: int) -> Any:
 
 
 def time_back(x: Array, time: int) -> Array:
+    """Undo `time_last`."""
     return _arrays.namespace(x).moveaxis(x, -1, time) if getattr(x, "ndim", 0) > 1 else x
 
 

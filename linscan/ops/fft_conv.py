@@ -12,7 +12,7 @@ import numpy as np
 from linscan import _arrays
 from linscan._arrays import Array
 from linscan.engines import pick
-from linscan.ops.conv_window import Window, prepare, time_back
+from linscan.ops.conv_window import Window, prepare, time_back, time_last
 
 
 def fft_conv(
@@ -38,8 +38,8 @@ def fft_conv(
         The axis of the broadcast shape that is time.
     mode : {"causal", "bidirectional", "circular"}
         - causal: ``y[t] = Σ_j k[j] u[t-j]`` with ``u[t] = 0`` for t < 0, or from `state`.
-        - bidirectional: ``y[t] = Σ_j k[j] u[t + K//2 - j]``: the middle tap ``k[K//2]`` acts at lag 0, the taps after it
-          on the past, those before it on the future. See Notes for kernels that come as a pair.
+        - bidirectional: ``y[t] = Σ_j k[j] u[t + K//2 - j]``: the middle tap ``k[K//2]`` acts at lag 0, the taps after
+          it on the past, those before it on the future. See Notes for kernels that come as a pair.
         - circular: as causal, with u periodic; taps beyond T wrap around.
     state : array_like, optional
         The K - 1 inputs before the first, oldest first: `u`'s shape with K - 1 along `axis`, or 0. Causal only. Given,
@@ -47,8 +47,8 @@ def fft_conv(
     method : {"auto", "direct", "fft", "blocked"}
         How to sum. auto takes direct if T or K is at most 64, else blocked if T is at least 16 K, else fft. See Notes.
     spectrum : array_like, optional
-        ``rfft(k, n)`` along `axis` (``fft(k, n)`` if the result is complex) for a kernel used many times; any even n that
-        is at least T + K - 1 (circular: n is T). `k` must still be given. For method fft, which auto then takes.
+        ``rfft(k, n)`` along `axis` (``fft(k, n)`` if the result is complex) for a kernel used many times; any even n
+        that is at least T + K - 1 (circular: n is T). `k` is still needed. auto then means fft.
     workers : int, optional
         Threads the CPU engine may use, as in `scipy.fft`; None means as many as pay for this size.
 
@@ -76,14 +76,14 @@ def fft_conv(
 
     Notes
     -----
-    Direct is O(T K) and its error in ``y[t]`` is at most ``K eps Σ_j |k[j] u[t-j]|``: small outputs keep their digits. FFT
-    is O((T + K) log(T + K)), transforms of 5-smooth length; its error is of the order of ``eps ‖k‖ ‖u‖``, **relative to
-    the largest values of the row**: the far tail of a decaying kernel, or what precedes a burst, drowns in it. Blocked
-    (overlap-save) is O(T log K), and its error relates to a window of about eight kernel lengths. Where small values
-    beside large ones matter, use direct, float64, or a scan.
+    Direct is O(T K) and its error in ``y[t]`` is at most ``K eps Σ_j |k[j] u[t-j]|``: small outputs keep their digits.
+    FFT is O((T + K) log(T + K)), in sizes with factors 2, 3 and 5; its error is of the order of ``eps ‖k‖ ‖u‖``,
+    **relative to the largest values of the row**: the far tail of a decaying kernel, or what precedes a burst, drowns
+    in it. Blocked (overlap-save) is O(T log K), and its error relates to a window of about eight kernel lengths. Where
+    small values beside large ones matter, use direct, float64, or a scan.
 
     A NaN or inf reaches the same outputs by every method, those within K - 1 after it: rows in which a transform spread
-    one are redone without it. In float32 an input whose transform overflows (sum beyond 3e38) does not have this grace.
+    one are redone without it. (Not so where finite numbers overflow in the transform: sums beyond 3e38 in float32.)
     Kernel pairs of other conventions, `k1` acting on the future: ``concatenate([k1[::-1], k0])`` where k1[0] is lag
     -1 (S4, SGConv); ``concatenate([k1[:0:-1], k0])`` with k1[0] added to k0[0] where both count lag 0 (MEGA, Hyena).
     Rows are transformed in batches that fit the cache; a row's bits do not depend on the other rows or on `workers`.
@@ -122,7 +122,7 @@ def _run(w: Window, workers: int | None) -> Array:
     shape = (*np.broadcast_shapes(w.u.shape[:-1], w.k.shape[:-1]), w.u.shape[-1])
     place = len(shape) + w.time
     out = xp.empty((*shape[:place], shape[-1], *shape[place:-1]), w.dtype)
-    _sum(w, w.seen, w.k, xp.moveaxis(out, place, -1), w.start, workers)
+    _sum(w, w.seen, w.k, xp.moveaxis(out, place, -1), w.start, workers, w.spectrum)
     return out
 
 
@@ -203,11 +203,11 @@ def fft_conv_vjp(
     def pullback(dy: Array | None, dstate: Array | None = None) -> tuple[Array, Array, Array | None]:
         xp = _arrays.namespace(y)
         g = xp.moveaxis(_arrays.cotangent("fft_conv_vjp", "dy", dy, y), w.time, -1)
-        dseen = _arrays.grad_like(_back_to_inputs(w, g, workers), w.seen)
+        dseen: Any = _arrays.grad_like(_back_to_inputs(w, g, workers), w.seen)
         if after is not None:
             flow = _arrays.cotangent("fft_conv_vjp", "dstate", dstate, after)
-            dseen[..., w.u.shape[-1] :] += xp.moveaxis(flow, w.time, -1) if flow.ndim > 1 else flow
-        du, dpast = _split(w, dseen)
+            dseen[..., w.u.shape[-1] :] += time_last("fft_conv_vjp", "dstate", flow, w.time)
+        du, dpast = w.split(dseen)
         grads = zip((du, _back_to_kernel(w, g, workers), dpast), w.given, strict=True)
         du, dk, dstate = (time_back(_arrays.grad_like(grad, x), w.time) for grad, x in grads)
         return du, dk, dstate
@@ -229,27 +229,10 @@ def _back_to_inputs(w: Window, dy: Array, workers: int | None) -> Array:
 
 
 def _back_to_kernel(w: Window, dy: Array, workers: int | None) -> Array:
-    """The gradient of the kernel as it was given: dropped taps get zero, taps folded together get the same."""
+    """The gradient of the kernel as it was given."""
     xp = _arrays.namespace(dy)
-    width = w.given[1].shape[-1]
     if w.k.size == 0 or dy.size == 0:
-        return xp.zeros((*w.k.shape[:-1], width), w.dtype)
+        return xp.zeros(w.given[1].shape, w.dtype)
     run = pick("fft_conv_pullback", w.dtype, dy)
     dk = run(w.seen, w.k, dy, start=w.start, circular=w.circular, method=w.method, workers=workers)
-    if w.taps is None:
-        return dk[..., xp.arange(width) % w.u.shape[-1]]
-    before, after = w.taps.start, width - w.taps.stop
-    return xp.pad(dk, [(0, 0)] * (dk.ndim - 1) + [(before, after)]) if before or after else dk
-
-
-def _split(w: Window, dseen: Array) -> tuple[Array, Array | None]:
-    """The gradient of the inputs seen, told apart into those of u and of the state."""
-    if w.past is None:
-        return dseen, None
-    past = w.past.shape[-1]
-    du, dpast = dseen[..., past:], dseen[..., :past]
-    if w.given[2] is not None:
-        return du, dpast
-    if past:  # the end of a periodic signal was seen twice
-        du[..., -past:] += dpast
-    return du, None
+    return w.all_taps(dk)

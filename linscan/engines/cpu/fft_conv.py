@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
+from linscan.engines.cpu.conv_layout import layout_of
 from linscan.engines.cpu.fir_rows import fir, fir_taps, spans_of
 from linscan.engines.cpu.pool import parallel_for
 from linscan.engines.reference import fft_conv as reference
@@ -20,7 +21,7 @@ _GRAIN = 1 << 15  # samples a thread must get for its hand-over to pay
 
 
 class _Plan(NamedTuple):
-    """How a window of outputs is cut into transforms of length n, each giving `step` outputs from its index `skip` on."""
+    """How outputs are cut into transforms of length n, each giving `step` of them from its index `skip` on."""
 
     n: int
     step: int
@@ -43,7 +44,7 @@ def fft_conv(
     u: Array, k: Array, y: Array, *, start: int, circular: bool, method: str, spectrum: Array | None, workers: Any
 ) -> None:
     """See `linscan.engines.reference.fft_conv`; `y` is filled."""
-    compute, layout = accum_dtype(y.dtype), _layout(u, k, y.shape)
+    compute, layout = accum_dtype(y.dtype), layout_of(u, k, y.shape)
     u3, k3, y4 = layout.signal(u), layout.kernel(k), layout.result(y)
     if method == "direct":
         _direct(u3.astype(compute, copy=False), k3.astype(compute, copy=False), y4, start, workers)
@@ -51,46 +52,16 @@ def fft_conv(
         given, bins = (None, None) if spectrum is None else (layout.kernel(spectrum), spectrum.shape[-1])
         plan = _plan(u3, k.shape[-1], y4.shape, compute.kind != "c", start, circular, method, bins)
         for g, m, c in sorted(_transformed(u3, k3, y4, compute, plan, start, given, workers)):
-            row = {"start": start, "circular": circular, "method": method, "spectrum": None, "workers": 1}
+            row: dict[str, Any] = {
+                "start": start,
+                "circular": circular,
+                "method": method,
+                "spectrum": None,
+                "workers": 1,
+            }
             reference.fft_conv(u3[g, m], k3[g, c], y4[g, m, c], **row)
     if not np.may_share_memory(y4, y):
         y[...] = layout.undo(y4, y)
-
-
-class _Layout(NamedTuple):
-    """Axes of the result in the order (groups, rows, kernels, time): each row of a group meets each of its kernels."""
-
-    order: list[int]
-    shape: tuple[int, int, int]
-
-    def signal(self, u: Array) -> Array:
-        g, m, _ = self.shape
-        return self._ordered(u).reshape(g, m, u.shape[-1])
-
-    def kernel(self, k: Array) -> Array:
-        g, _, c = self.shape
-        return self._ordered(k).reshape(g, c, k.shape[-1])
-
-    def result(self, y: Array) -> Array:
-        """A view of `y` if its strides allow, else a copy."""
-        return self._ordered(y).reshape(*self.shape, y.shape[-1])
-
-    def undo(self, x: Array, like: Array) -> Array:
-        """`x`, made by one of the above, in the shape of `like`."""
-        return x.reshape(self._ordered(like).shape).transpose(np.argsort(self.order)).reshape(like.shape)
-
-    def _ordered(self, x: Array) -> Array:
-        return x.reshape((1,) * (len(self.order) - x.ndim) + x.shape).transpose(self.order)
-
-
-def _layout(u: Array, k: Array, shape: tuple[int, ...]) -> _Layout:
-    ndim = len(shape) - 1
-    u_shape, k_shape = ((1,) * (len(shape) - x.ndim) + x.shape for x in (u, k))
-    rows = [i for i in range(ndim) if k_shape[i] == 1 and u_shape[i] != 1]
-    kernels = [i for i in range(ndim) if u_shape[i] == 1 and k_shape[i] != 1]
-    groups = [i for i in range(ndim) if i not in rows and i not in kernels]
-    g, m, c = (int(np.prod([shape[i] for i in axes], dtype=np.intp)) for axes in (groups, rows, kernels))
-    return _Layout([*groups, *rows, *kernels, ndim], (g, m, c))
 
 
 def _direct(u: Array, k: Array, y: Array, start: int, workers: Any) -> None:
@@ -105,11 +76,13 @@ def _direct(u: Array, k: Array, y: Array, start: int, workers: Any) -> None:
 
 def _rows(g: int, m: int, c: int) -> Array:
     """For each row of (groups, rows, kernels): its own number, its signal's, its kernel's."""
-    i, j, l = np.indices((g, m, c))
-    return np.stack([np.arange(g * m * c), (i * m + j).ravel(), (i * c + l).ravel()], axis=1)
+    group, row, kernel = (x.ravel() for x in np.indices((g, m, c)))
+    return np.stack([np.arange(g * m * c), group * m + row, group * c + kernel], axis=1)
 
 
-def _plan(u: Array, taps: int, shape: tuple[int, ...], real: bool, start: int, circular: bool, method: str, bins) -> _Plan:
+def _plan(
+    u: Array, taps: int, shape: tuple[int, ...], real: bool, start: int, circular: bool, method: str, bins
+) -> _Plan:
     (g, m, _, length), samples = shape, u.shape[-1]
     n, step = reference.block_size(taps, real)
     skip, blocks = n - step, -(-length // step)
@@ -174,11 +147,9 @@ def _grain(plan: _Plan, y: Array) -> int:
     return max(1, _GRAIN * len(plan.tasks) // max(1, y.size))
 
 
-def fft_conv_pullback(
-    u: Array, k: Array, dy: Array, *, start: int, circular: bool, method: str, workers: Any
-) -> Array:
+def fft_conv_pullback(u: Array, k: Array, dy: Array, *, start: int, circular: bool, method: str, workers: Any) -> Array:
     """See `linscan.engines.reference.fft_conv`: the kernel's gradient, summed over the rows that share it."""
-    compute, layout = accum_dtype(dy.dtype), _layout(u, k, dy.shape)
+    compute, layout = accum_dtype(dy.dtype), layout_of(u, k, dy.shape)
     u3, k3, dy4 = layout.signal(u), layout.kernel(k), layout.result(dy)
     g, m, c = layout.shape
     if method == "direct":

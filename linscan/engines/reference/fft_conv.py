@@ -1,7 +1,7 @@
 """Long convolutions in array code: tap by tap, by one FFT, or by overlap-save; the definition of `fft_conv`.
 
 Every mode of the op is one window of a sum: ``y[t] = Σ_j k[j] u[start + t - j]``, u zero outside its range (or
-periodic, if `circular`). Time is the last axis; the other axes of `u` and `k` broadcast to those of `y`, which is filled.
+periodic, if `circular`). Time is the last axis; the others of `u` and `k` broadcast to those of `y`, which is filled.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from linscan._arrays import Array, accum_dtype, grad_like, namespace
+from linscan._arrays import Array, accum_dtype, grad_like, host_any, namespace
 
 
 def transforms(xp: ModuleType) -> Any:
@@ -35,7 +35,7 @@ def fft_conv(
 
     with np.errstate(all="ignore"):
         result = convolve(u, k, spectrum)
-        if not xp.isfinite(result.sum()):
+        if host_any(~xp.isfinite(result.sum()), otherwise=True):
             result = mend(u, k, result, convolve)
         y[...] = result
 
@@ -43,12 +43,12 @@ def fft_conv(
 def _direct(u: Array, k: Array, start: int, shape: tuple[int, ...]) -> Array:
     y = namespace(u).zeros(shape, u.dtype)
     for j in range(k.shape[-1]):
-        first, last = _overlap(shape[-1], start - j, u.shape[-1])
+        first, last = overlap(shape[-1], start - j, u.shape[-1])
         y[..., first:last] += k[..., j : j + 1] * u[..., first + start - j : last + start - j]
     return y
 
 
-def _overlap(length: int, shift: int, samples: int) -> tuple[int, int]:
+def overlap(length: int, shift: int, samples: int) -> tuple[int, int]:
     """The outputs t in range(length) whose input t + shift lies in range(samples)."""
     first = min(max(0, -shift), length)
     return first, max(first, min(length, samples - shift))
@@ -84,7 +84,7 @@ def _overlap_save(u: Array, k: Array, start: int, length: int) -> Array:
     for t in range(0, length, step):
         seen = xp.zeros((*u.shape[:-1], n), u.dtype)
         shift = t + start - (n - step)
-        first, last = _overlap(n, shift, u.shape[-1])
+        first, last = overlap(n, shift, u.shape[-1])
         seen[..., first:last] = u[..., first + shift : last + shift]
         # The first K - 1 results of a block are wrapped around; the rest are those of the plain sum.
         y[..., t : t + step] = back(forward(seen) * spectrum, n)[..., n - step :][..., : length - t]
@@ -126,7 +126,7 @@ def fft_conv_pullback(u: Array, k: Array, dy: Array, *, start: int, circular: bo
     if method == "direct":
         dk = xp.zeros((*np.broadcast_shapes(u.shape[:-1], dy.shape[:-1]), taps), compute)
         for j in range(taps):
-            first, last = _overlap(dy.shape[-1], start - j, u.shape[-1])
+            first, last = overlap(dy.shape[-1], start - j, u.shape[-1])
             dk[..., j] = (dy[..., first:last] * u[..., first + start - j : last + start - j]).sum(-1)
     elif circular:
         dk = _whole(xp.roll(u[..., ::-1], 1, -1), dy, 0, taps, True, None)

@@ -296,7 +296,7 @@ def test_without_matplotlib_everything_else_is_done(tmp_path, capsys, monkeypatc
     np.save(tmp_path / "x.npy", SIGNAL)
     assert run(tmp_path, tmp_path / "x.npy") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if "matplotlib" in line] == [
+    assert [line for line in lines if "linscan[plot]" in line] == [
         'No picture: matplotlib is not installed; `pip install "linscan[plot]"` adds it.'
     ]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.npz"]

@@ -85,9 +85,19 @@ def _run(arguments: argparse.Namespace) -> None:
 def _shipped() -> list[Recording]:
     ecg, co2 = load_ecg(), load_co2()
     return [
-        Recording("ecg", _title(ecg[2]), ecg[0], ecg[1], "mV", "s", "Hz", 0.0, cutoff=0.5, centre=10.0, order=64),
+        Recording("ecg", _title(ecg[2]), *ecg[:2], "mV", "s", "Hz", 0.0, cutoff=0.5, centre=10.0, order=64, shown=35),
         Recording(
-            "co2", _title(co2[2]), co2[0], co2[1], "ppm", "years", "per year", 1958.24, cutoff=0.4, centre=1.0, order=64
+            "co2",
+            _title(co2[2]),
+            *co2[:2],
+            "ppm",
+            "years",
+            "per year",
+            1958.24,
+            cutoff=0.4,
+            centre=1.0,
+            order=64,
+            shown=5,
         ),
     ]
 
@@ -103,7 +113,7 @@ def _from_file(arguments: argparse.Namespace) -> Recording:
     fs = fs or 1.0
     cutoff = _frequency("--cutoff", arguments.cutoff, fs / 720, fs)
     centre = _frequency("--centre", arguments.centre, None, fs) or _strongest(signal, fs, cutoff)
-    return Recording(path.stem, path.name, signal, fs, "", *units, 0.0, cutoff, centre, order=64)
+    return Recording(path.stem, path.name, signal, fs, "", *units, 0.0, cutoff, centre, order=64, shown=8)
 
 
 def _frequency(name: str, given: float | None, default: Any, fs: float) -> Any:
@@ -163,7 +173,7 @@ def _one(recording: Recording, arguments: argparse.Namespace, drawable: bool) ->
 
 def _save(path: Path, r: Recording, result: Result) -> None:
     with path.open("wb") as file:
-        np.savez_compressed(
+        np.savez(
             file,
             fs=r.fs,
             signal=r.signal,

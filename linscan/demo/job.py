@@ -32,6 +32,7 @@ class Recording(NamedTuple):
     cutoff: float  # what is slower is baseline
     centre: float  # the rhythm the S4D kernel is tuned to
     order: int  # coefficients of the memory
+    shown: int  # periods of that rhythm to draw close up
 
 
 class Result(NamedTuple):

@@ -94,7 +94,7 @@ def _filtered(axes: Any, recording: Recording, result: Result) -> None:
 def _close_up(axes: Any, recording: Recording, result: Result) -> None:
     """Some periods from the middle: a few beats, a few years."""
     size = recording.signal.size
-    length = min(size, max(48, round((5 if recording.unit == "ppm" else 35) * recording.fs / recording.centre)))
+    length = min(size, max(48, round(recording.shown * recording.fs / recording.centre)))
     part = slice((size - length) // 2, (size - length) // 2 + length)
     t = _times(recording)[part]
     axes.plot(t, result.filtered[part], color=BLUE, lw=1, label="filtered")

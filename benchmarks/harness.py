@@ -30,7 +30,9 @@ class Row:
     ours: float
     other: float
     target: float
-    faster: bool = False  # True: the target is how many times faster than the peer; False: how many times the floor's time
+    faster: bool = (
+        False  # True: the target is how many times faster than the peer; False: how many times the floor's time
+    )
     note: str = ""
 
     @property
@@ -124,7 +126,7 @@ def machine() -> str:
     if info.exists():
         found = re.search(r"model name\s*: (.*)", info.read_text())
         model = found.group(1).strip() if found else model
-    cores = linscan.show_config(mode="dicts")["cpu"]["cores"] if "show_config" in linscan.__all__ else "?"
+    cores = linscan.show_config(mode="dicts")["CPU"]["cores"]
     return (
         f"{model}, {cores} cores; Python {platform.python_version()}, NumPy {np.__version__}, "
         f"SciPy {scipy.__version__}, Numba {numba.__version__}"

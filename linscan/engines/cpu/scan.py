@@ -43,7 +43,10 @@ def scan_pullback(a: Array, h: Array, h0: Array | None, dh: Array, *, axis, reve
 
 def _overlaps(out, a, b):
     """Whether writing `out` could change inputs not yet read: it may be an input itself, but not a shifted view of it."""
-    same = [x.__array_interface__["data"][0] == out.__array_interface__["data"][0] and x.strides == out.strides for x in (a, b)]
+    same = [
+        x.__array_interface__["data"][0] == out.__array_interface__["data"][0] and x.strides == out.strides
+        for x in (a, b)
+    ]
     return any(np.may_share_memory(out, x) and not s for x, s in zip((a, b), same, strict=True))
 
 

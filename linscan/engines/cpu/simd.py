@@ -62,7 +62,9 @@ class _Real:
     def vanish(self, x: Any, y: Any) -> Any:
         """A vector that is zero in the lanes where `x` and `y` are neither inf nor NaN, and NaN in the others."""
         zero = ir.Constant(self.vector, [0.0] * LANES)
-        return self.b.fadd(self.b.fmul(x, zero, flags=_CONTRACT), self.b.fmul(y, zero, flags=_CONTRACT), flags=_CONTRACT)
+        return self.b.fadd(
+            self.b.fmul(x, zero, flags=_CONTRACT), self.b.fmul(y, zero, flags=_CONTRACT), flags=_CONTRACT
+        )
 
     def all_finite(self, x: Any, y: Any) -> Any:
         """Whether no lane of `x` and `y` is inf or NaN."""

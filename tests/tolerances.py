@@ -1,0 +1,51 @@
+"""Every tolerance of the suite: a number from the dtype and the length, with its reason."""
+
+import numpy as np
+
+_STORAGE = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # unit in the last place at 1: how coarse the stored result is
+
+
+def eps(dtype: object) -> float:
+    """Machine epsilon of the arithmetic done for `dtype`; of the storage for the two 16-bit types."""
+    name = getattr(dtype, "name", None) or np.dtype(dtype).name
+    return _STORAGE[name] if name in _STORAGE else float(np.finfo(name).eps)
+
+
+def accumulated(dtype: object, length: int) -> float:
+    """Norm-wise error of `length` dependent multiply-adds on data of one size."""
+    # Each step rounds once or twice (complex: four times); independent roundings add up like a random walk, and the
+    # factor 8 is five standard deviations of it with the rounding's own spread of eps / sqrt(12).
+    return 8 * eps(dtype) * max(1.0, float(length)) ** 0.5
+
+
+def stable(dtype: object) -> float:
+    """Norm-wise error of a recurrence that forgets (|a| bounded below 1): old roundings die out with the state."""
+    # A geometric sum of roundings of relative size eps / 2 each; with |a| <= 0.95 in root mean square below 4 eps,
+    # doubled for complex multiplication and the storage of the result.
+    return 8 * eps(dtype)
+
+
+def transformed(dtype: object, length: int) -> float:
+    """Norm-wise error of a sum computed through FFTs of about `length` points."""
+    # Each of the log2(n) butterfly levels adds one rounding of relative size eps in root mean square, in three transforms.
+    return 3 * eps(dtype) * (2 + np.log2(max(2, length)))
+
+
+def error(got: object, want: object) -> float:
+    """Distance as a share of the norm of `want`; inf where either is not finite, absolute where `want` vanishes."""
+    got, want = (np.asarray(x).astype(np.complex128).ravel() for x in (got, want))
+    if got.shape != want.shape:
+        raise AssertionError(f"sizes differ: {got.shape} and {want.shape}")
+    if not (np.isfinite(got).all() and np.isfinite(want).all()):
+        return np.inf
+    scale = np.linalg.norm(want)
+    return float(np.linalg.norm(got - want) / (scale or 1.0))
+
+
+def assert_close(got: object, want: object, tolerance: float, what: str = "result") -> None:
+    """Raise unless `got` is within `tolerance` of `want`, as a share of its norm."""
+    if np.shape(got) != np.shape(want):
+        raise AssertionError(f"{what}: shape {np.shape(got)}, expected {np.shape(want)}")
+    distance = error(got, want)
+    if not distance <= tolerance:
+        raise AssertionError(f"{what}: off by {distance:.3g} of the norm, allowed {tolerance:.3g}")

@@ -7,6 +7,13 @@ __version__ = "0.1.0"
 
 # Public name -> the module that holds it, imported when the name is first used.
 _HOME = {
+    "allpole": "ops.allpole",
+    "allpole_vjp": "ops.allpole",
+    "dlsim": "ops.lti",
+    "dlsim_step": "ops.lti",
+    "dlsim_vjp": "ops.lti",
+    "lsim": "ops.lsim",
+    "lsim_vjp": "ops.lsim",
     "assoc_scan": "ops.assoc_scan",
     "assoc_scan_vjp": "ops.assoc_scan",
     "scan_trace": "ops.scan_trace",
@@ -32,6 +39,8 @@ _HOME = {
     "sosfilt": "ops.sosfilt",
     "ssm_kernel": "ops.ssm_kernel",
     "ssm_kernel_vjp": "ops.ssm_kernel",
+    "ssm_kernel_dense": "ops.ssm_kernel_dense",
+    "ssm_kernel_dense_vjp": "ops.ssm_kernel_dense",
     "sosfilt_vjp": "ops.sosfilt",
     "use_engine": "engines",
 }
@@ -47,13 +56,17 @@ if TYPE_CHECKING:
     from linscan.ops.discretize import discretize, discretize_vjp
     from linscan.ops.discretize_diag import discretize_diag, discretize_diag_vjp
     from linscan.ops.fft_conv import fft_conv, fft_conv_vjp
+    from linscan.ops.allpole import allpole, allpole_vjp
     from linscan.ops.filters import lfilter, lfilter_vjp
     from linscan.ops.hippo import hippo
     from linscan.ops.nplr import diagonal_init, nplr
+    from linscan.ops.lsim import lsim, lsim_vjp
+    from linscan.ops.lti import dlsim, dlsim_step, dlsim_vjp
     from linscan.ops.scan import scan, scan_step, scan_vjp
     from linscan.ops.scan_trace import scan_trace
     from linscan.ops.sosfilt import sosfilt, sosfilt_vjp
     from linscan.ops.ssm_kernel import ssm_kernel, ssm_kernel_vjp
+    from linscan.ops.ssm_kernel_dense import ssm_kernel_dense, ssm_kernel_dense_vjp
     from linscan.ops.undiscretize import undiscretize
 
 

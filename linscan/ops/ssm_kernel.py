@@ -51,10 +51,10 @@ def ssm_kernel(a_bar: Array, c: Array, length: int, *, real: bool = True, worker
     ``ssm_kernel(a_bar, c, length)`` as it stands.
 
     With l = R q + r and R near sqrt(length), the sum is a matrix product of two tables of powers, ``c a_bar**(R q)``
-    and ``a_bar**r``. They are made in float64, so the phase of a long kernel is right in single precision too: its error
-    is below 2e-6 of its norm. 4 N operations per value (complex), O((Q + R) N) memory per channel; an array of shape
-    (channels, N, length) is never made. ``0**0`` is 1. Where ``|a_bar| > 1`` the kernel overflows where its values do,
-    not before (for double precision outside the CPU engine, ``|a_bar|**128`` must be finite).
+    and ``a_bar**r``. They are made in float64, so the phase of a long kernel is right in single precision too: its
+    error is below 2e-6 of its norm. 4 N operations per value (complex), O((Q + R) N) memory per channel; an array of
+    shape (channels, N, length) is never made. ``0**0`` is 1. Where ``|a_bar| > 1`` the kernel overflows where its
+    values do, not before (for double precision outside the CPU engine, ``|a_bar|**128`` must be finite).
 
     References
     ----------
@@ -131,7 +131,7 @@ def ssm_kernel_vjp(
     >>> pullback(np.ones(4))
     (array([8.25]), array([1.875]))
     """
-    # K_l = Re sum_n c_n a_n^l is linear in c and, state by state, analytic in a. With dk the cotangent, real or complex,
+    # K_l = Re sum_n c_n a_n^l is linear in c and, state by state, analytic in a. With dk the cotangent,
     #   dc_n = sum_l dk_l conj(a_n^l)                      the transposed sum;
     #   da_n = conj(c_n) sum_l dk_l l conj(a_n^(l-1))      its term by term derivative, with no division by a_n.
     given = a_bar, c

@@ -1,6 +1,6 @@
 """The gradient of diagonal convolution kernels on the CPU: a table of powers, one matrix product, and Horner's rule.
 
-With ``l = R q + r`` and ``g[q, r]`` the cotangent, one product gives all sums over r, ``V[q] = sum_r g[q, r] conj(a^r)``
+With ``l = R q + r`` and ``g[q, r]`` the cotangent, one product gives the sums over r ``V[q] = sum_r g[q, r] conj(a^r)``
 and ``W[q] = sum_r g[q, r] r conj(a^(r-1))``. With ``s = conj(a^R)`` the rest is Horner's rule over q in float64:
 ``dc = p``, ``da = conj(c) p'`` where ``p = sum_q V[q] s^q`` and ``p' = sum_q W[q] s^q + (ds/da) sum_q V[q] q s^(q-1)``.
 """

@@ -120,7 +120,9 @@ def test_npy_is_read(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("separator", [",", "; ", "\t", "  "])
-@pytest.mark.parametrize("header", ["", "left{}right\n", "# made by hand\n\nleft{}right\n", "\ufeffleft{}right\n"])
+@pytest.mark.parametrize(
+    "header", ["", "\ufeff", "left{}right\n", "# made by hand\n\nleft{}right\n", "\ufeffleft{}right\n"]
+)
 def test_csv_is_read(tmp_path, separator, header):
     rows = "\n".join(f"{x!r}{separator}{-x!r}" for x in map(float, SIGNAL))
     path = write_csv(tmp_path / "x.csv", header.format(separator) + rows + "\n\n")
@@ -355,8 +357,17 @@ def test_kernel_is_the_wavelet_it_was_fitted_to(fs, centre):
     assert np.abs(a_bar**target.size).max() < 1e-17  # what the kernel leaves out
 
 
+def test_long_recordings_are_scanned_in_blocks_that_hand_on_their_state(monkeypatch):
+    modes, _ = job.fit_wavelet(FS, 8.0, 1000)
+    whole = job.apply_by_scan(SIGNAL, modes, lambda done: None)
+    ticks = []
+    monkeypatch.setattr(job, "_BLOCK", 401)
+    np.testing.assert_allclose(job.apply_by_scan(SIGNAL, modes, ticks.append), whole, rtol=0, atol=1e-14)
+    assert len(ticks) == 4
+
+
 def test_differences_compare_the_common_part():
-    assert job.differences(np.array([3.0, 4.5]), np.array([3.0, 4.0, 9.0])) == (0.1, 0.5)
+    assert job.differences(np.array([3.0, 3.5]), np.array([3.0, 4.0, 9.0])) == (0.1, 0.5)
     assert job.differences(np.array([1.0]), np.array([0.0])) == (1.0, 1.0)
 
 

@@ -17,17 +17,20 @@ LETTERS = {
 ALL = "eEfdFD"
 
 SUPPORT: dict[str, dict[str, str]] = {
-    "scan": {"reference": ALL, "cpu": ALL},
+    "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel": {"reference": ALL, "cpu": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL},
     "lfilter": {"reference": ALL, "cpu": ALL},
     "sosfilt": {"reference": ALL, "cpu": ALL},
+    "allpole": {"reference": ALL, "cpu": ALL},
+    "dlsim": {"reference": ALL, "cpu": ALL},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.
 MODULE: dict[str, str] = {
     "lfilter": "filters",
     "sosfilt": "filters",
+    "dlsim": "lti",
 }
 
 

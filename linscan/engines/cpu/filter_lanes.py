@@ -3,8 +3,8 @@
 A recursive filter waits for its own last output: two multiply-adds per sample and section, however few rows there are.
 One 64-byte vector holds the same sample of 16 (float32) or 8 (float64) rows, so they all wait together, and up to four
 sections of a cascade follow each other closely enough to wait together too. Rows are brought into a tile of vectors
-that stays in the first-level cache while the cascade passes over it. Lanes without a row hold zeros. Every row sees the same
-additions and multiply-adds in the same order, whatever the number of lanes: its bits never depend on its company.
+that stays in the first-level cache while the cascade passes over it. Lanes without a row hold zeros. Every row sees the
+same additions and multiply-adds in the same order, whatever the number of lanes: its bits never depend on its company.
 """
 
 from typing import Any
@@ -184,9 +184,9 @@ def _store(tile, y, block, first, rows, start, n, time_last, lanes):
 def cascade(x, y, coef, state, shape, time_last, width, lo, hi):
     """Every section of each row's filter, for the groups of `width` rows in ``range(lo, hi)``.
 
-    `x` and `y` are (1, rows, T) if `time_last`, otherwise (blocks, T, rows); `coef` is (blocks, rows, sections, taps), and
-    `state` (blocks, rows, sections, order) is updated. `shape` holds four tuples whose lengths are those of b, of a[1:],
-    of the sections run together, and of the vectors (1 or all lanes).
+    `x` and `y` are (1, rows, T) if `time_last`, otherwise (blocks, T, rows); `coef` is (blocks, rows, sections, taps),
+    and `state` (blocks, rows, sections, order) is updated. `shape` holds four tuples whose lengths are those of b, of
+    a[1:], of the sections run together, and of the vectors (1 or all lanes).
     """
     mode = flush_subnormals()
     forward, back, together, lanes = shape

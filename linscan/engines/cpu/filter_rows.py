@@ -9,7 +9,8 @@ from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 def long_filter(x, y, b, a, state, lo, hi):
     """The rows in ``range(lo, hi)`` of `x` (outer, T, inner): each sample shifts the state and updates it as a whole.
 
-    That is a vector operation along the taps. `b`, `a` are (outer, inner, taps), and `state` (outer, inner, order) is updated.
+    That is a vector operation along the taps. `b`, `a` are (outer, inner, taps), and `state` (outer, inner, order) is
+    updated.
     """
     mode = flush_subnormals()
     n_b, n_a, order, inner = b.shape[2], a.shape[2], state.shape[2], x.shape[2]

@@ -11,7 +11,7 @@ _GRAIN = 1 << 15  # samples times sections a thread must get for its hand-over (
 
 
 def lfilter(b: Array, a: Array, x: Array, zi: Array | None, *, axis, workers) -> tuple[Array, Array]:
-    """See `linscan.ops.filters.lfilter`; `b`, `a` (rows, taps) are normalised, `zi` is (rows, order), `rows` as in `x`."""
+    """See `linscan.ops.filters.lfilter`; `b`, `a` are (rows, taps), `zi` is (rows, order)."""
     order = max(b.shape[-1], a.shape[-1]) - 1
     y, state = _results(x, zi, axis, (order,))
     if x.size and b.dtype.kind != "c" and order <= MAX_ORDER:
@@ -24,7 +24,7 @@ def lfilter(b: Array, a: Array, x: Array, zi: Array | None, *, axis, workers) ->
 
 
 def sosfilt(sos: Array, x: Array, zi: Array | None, *, axis, workers) -> tuple[Array, Array]:
-    """See `linscan.ops.sosfilt.sosfilt`; `sos` is (rows, sections, 6), `zi` (rows, sections, 2), `rows` as in `x`."""
+    """See `linscan.ops.sosfilt.sosfilt`; `sos` is (rows, sections, 6), `zi` (rows, sections, 2)."""
     y, state = _results(x, zi, axis, (sos.shape[-2], 2))
     if x.size and sos.dtype.kind != "c":
         coef = np.concatenate([sos[..., :3], sos[..., 4:]], axis=-1)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [op ...]``: the CPU table, printed and (with --write, or for all ops) put into the documentation."""
+"""``python -m benchmarks [op ...]``: the CPU table, printed and, when all ops ran, put into the documentation."""
 
 import argparse
 import importlib

@@ -1,4 +1,4 @@
-"""`scan` and its pullback against the triad on the same bytes: the floor of anything that reads two arrays and writes one."""
+"""`scan` and its pullback against the triad on the same bytes, the floor of whatever reads and writes as much."""
 
 from collections.abc import Iterator
 

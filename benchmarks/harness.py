@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numba
@@ -30,9 +31,7 @@ class Row:
     ours: float
     other: float
     target: float
-    faster: bool = (
-        False  # True: the target is how many times faster than the peer; False: how many times the floor's time
-    )
+    faster: bool = False  # how `target` is meant
     note: str = ""
 
     @property
@@ -94,7 +93,7 @@ def triad(*arrays: np.ndarray, threads: int = 2) -> Callable[[], None]:
     flat = [x.reshape(-1) for x in arrays]
     scale = flat[0].dtype.type(0.5)
     edges = [flat[0].size * i // threads for i in range(threads + 1)]
-    parts = [[x[lo:hi] for x in flat] for lo, hi in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [[x[lo:hi] for x in flat] for lo, hi in pairwise(edges)]
 
     def run() -> None:
         futures = [_threads.submit(kernel, scale, *part) for part in parts[1:]]

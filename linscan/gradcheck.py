@@ -104,8 +104,9 @@ def check_vjp(
             worst[name] = max(worst[name], error)
             if not error <= 1:
                 raise AssertionError(
-                    f"check_vjp: the gradient of argument {name!r} is wrong: along a random direction the derivative is "
-                    f"{found:.9g}, the pullback says {exact:.9g} (difference {abs(found - exact):.3g}, allowed {allowed:.3g})"
+                    f"check_vjp: the gradient of argument {name!r} is wrong: along a random direction the derivative "
+                    f"is {found:.9g}, the pullback says {exact:.9g} (off by {abs(found - exact):.3g}, "
+                    f"allowed {allowed:.3g})"
                 )
     return worst
 
@@ -181,7 +182,7 @@ def _difference(f_vjp: Any, moved: Any, cotangents: Any, options: Any, method: s
         if any(np.iscomplexobj(g) for g in cotangents):
             raise ValueError("check_vjp: the complex step needs real arguments and outputs; use method='central'")
         step = 1e-30
-        value, size = pairing(1j * step)
+        value, _ = pairing(1j * step)
         return float(np.imag(value)) / step, 1e2 * _EPS * abs(float(np.imag(value))) / step
     step = _EPS**0.2  # balances the truncation error step**4 against the rounding error eps / step
     values = {k: pairing(k * step) for k in (-2, -1, 1, 2)}

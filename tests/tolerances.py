@@ -27,8 +27,14 @@ def stable(dtype: object) -> float:
 
 def transformed(dtype: object, length: int) -> float:
     """Norm-wise error of a sum computed through FFTs of about `length` points."""
-    # Each of the log2(n) butterfly levels adds one rounding of relative size eps in root mean square, in three transforms.
+    # Each of the log2(n) butterfly levels adds one rounding of relative size eps in root mean square; three transforms.
     return 3 * eps(dtype) * (2 + np.log2(max(2, length)))
+
+
+def matrix(dtype: object) -> float:
+    """Norm-wise error of a solve with, or a function of, a random matrix of a dozen rows."""
+    # Done in double whatever the dtype, and rounded once; the condition numbers of such matrices are in the hundreds.
+    return max(eps(dtype), 1000 * eps(np.float64))
 
 
 def error(got: object, want: object) -> float:

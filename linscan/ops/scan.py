@@ -65,8 +65,8 @@ def scan(
     Notes
     -----
     O(T) operations and no temporary of the size of the result. The result dtype is the promoted dtype of `a`, `b`
-    and `h0`; float16 and bfloat16 are storage, and the state is then carried in float32. A row's bits do not depend on the
-    other rows or on `workers`. The rounding error of ``h[t]`` is at most
+    and `h0`; float16 and bfloat16 are storage, and the state is then carried in float32. A row's bits do not depend on
+    the other rows or on `workers`. The rounding error of ``h[t]`` is at most
     ``eps * sum_s |a[t] ... a[s+1]| (t - s + 1) |b[s]|`` to first order, as for the plain loop.
 
     References
@@ -202,8 +202,8 @@ def scan_vjp(
 
     Notes
     -----
-    The pullback is one scan in the opposite direction that writes both gradients: O(T) time, retaining `a`, `h` and `h0`.
-    Complex cotangents are ``∂L/∂Re + i ∂L/∂Im``.
+    The pullback is one scan in the opposite direction that writes both gradients: O(T) time, retaining `a`, `h` and
+    `h0`. Complex cotangents are ``∂L/∂Re + i ∂L/∂Im``.
 
     References
     ----------

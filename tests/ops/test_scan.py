@@ -1,5 +1,7 @@
 """Laws of `scan`, `scan_step` and `scan_vjp`, on every engine that runs on the CPU."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -108,7 +110,7 @@ def test_splitting_anywhere_and_carrying_the_state_changes_nothing(cuts, reverse
     rng = np.random.default_rng(1)
     a, b, h0 = decays(rng, (2, 90), dtype), random(rng, (2, 90), dtype), random(rng, (2,), dtype)
     edges = [0, *sorted(cuts), 90]
-    pieces = list(zip(edges[:-1], edges[1:], strict=True))
+    pieces = list(pairwise(edges))
     state, parts = h0, []
     for lo, hi in reversed(pieces) if reverse else pieces:
         part = linscan.scan(a[:, lo:hi], b[:, lo:hi], state, reverse=reverse)

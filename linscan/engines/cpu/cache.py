@@ -51,4 +51,4 @@ class _Files(IndexDataCacheFile):
 
 @cache
 def _digest(folder: Path) -> bytes:
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in ("jit.py", "simd.py"))).digest()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).digest()

@@ -42,12 +42,12 @@ def scan_pullback(a: Array, h: Array, h0: Array | None, dh: Array, *, axis, reve
 
 
 def _overlaps(out, a, b):
-    """Whether writing `out` could change inputs not yet read: it may be an input itself, but not a shifted view of it."""
-    same = [
-        x.__array_interface__["data"][0] == out.__array_interface__["data"][0] and x.strides == out.strides
-        for x in (a, b)
-    ]
-    return any(np.may_share_memory(out, x) and not s for x, s in zip((a, b), same, strict=True))
+    """Whether writing `out` could change inputs not yet read: it may be an input itself, but no other view of it."""
+
+    def same(x):
+        return x.__array_interface__["data"] == out.__array_interface__["data"] and x.strides == out.strides
+
+    return any(np.may_share_memory(out, x) and not same(x) for x in (a, b))
 
 
 def _state(h0, h, axis):
@@ -99,8 +99,11 @@ def _unrepeated(x):
 
 
 def _columns(kernel, views, states, n_ins, reverse, k, lo, hi):
-    v, s = [x[k : k + 1] if len(x) > 1 else x for x in views], [x[k : k + 1] for x in states]
-    kernel(*v[:n_ins], *s[:-1], *v[n_ins:], s[-1], lo, hi, reverse)
+    """Columns `lo` to `hi` of sequence `k`."""
+    (_, length, width), v = views[-1].shape, [x[k : k + 1] if len(x) > 1 else x for x in views]
+    strides = tuple(width if x.shape[1] == length else 0 for x in v[:3])
+    v, s = [x.reshape(-1) for x in v], [x[k : k + 1].reshape(-1) for x in states]
+    kernel(*v[:n_ins], *s[:-1], *v[n_ins:], s[-1], strides, (length, width), lo, hi, reverse)
 
 
 def _run_columns(kernel, outer, inner, length, workers):

@@ -8,8 +8,15 @@ stream.
 import numpy as np
 
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
-from linscan.engines.cpu.simd import LANES, back8_backward, back8_forward, reduce8_backward, reduce8_forward
-from linscan.engines.cpu.simd import scan8_backward, scan8_forward
+from linscan.engines.cpu.scan_lanes import (
+    back8_backward,
+    back8_forward,
+    reduce8_backward,
+    reduce8_forward,
+    scan8_backward,
+    scan8_forward,
+)
+from linscan.engines.cpu.simd import LANES
 
 
 @jit

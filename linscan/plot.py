@@ -237,7 +237,7 @@ def plot_eigenvalues(values: Array, *, axes: Any = None) -> Any:
     >>> from linscan.plot import plot_eigenvalues
     >>> axes = plot_eigenvalues(0.99 * np.exp(1j * np.linspace(0, 3, 8)))
     >>> axes.get_title("left")
-    '8 eigenvalues, the slowest falls to 1/e in 99 steps'
+    '8 eigenvalues, the slowest falls to 1/e in 99.5 steps'
     """
     plt = _pyplot()
     values = _arrays.to_host(values).ravel()

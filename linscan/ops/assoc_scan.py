@@ -221,8 +221,7 @@ def _prepare(who: str, elems: Tree, initial: Tree, axis: int, floating: bool = F
 
 def _promoted(who: str, **named: Any) -> np.dtype:
     """The dtype that holds a component and its initial value; unlike elsewhere, integers stay integers."""
-    dtype = np.result_type(*(getattr(x, "dtype", x) for x in named.values() if x is not None))
-    return np.promote_types(dtype, dtype)  # native byte order
+    return np.result_type(*(getattr(x, "dtype", x) for x in named.values() if x is not None))
 
 
 def _scan(who: str, op: Callable[[Tree, Tree], Tree], elems: Tree, first: Line | None, y: Line, algorithm: str) -> None:

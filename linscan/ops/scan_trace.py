@@ -78,7 +78,7 @@ def scan_trace(length: int, algorithm: str) -> ScanTrace:
     sequential    n - 1                      n - 1
     hillis_steele n L - 2^L + 1              L
     blelloch      2n - 1 - s(n) - ⌊log₂ n⌋   at most 2 ⌊log₂ n⌋
-    chunked       n - 2 + (m - 1) C          at most 2C + m - 4
+    chunked       n - 2 + (m - 1) C          at most 2C + m - 3
     lookback      at most 2n + n^(3/4)       at most 2C + 2 √(2C)
     ============= ========================== ============================
 

@@ -1,7 +1,7 @@
 """Timing side by side, and the table the results go into.
 
-`compare` runs the candidates in turn, round after round, so that a change of the machine's mood hits all of them. A row is
-correct before it is fast: each benchmark checks its result first.
+`compare` runs the candidates in turn, round after round, so that a change of the machine's mood hits all of them. A
+row is correct before it is fast: each benchmark checks its result first.
 """
 
 import platform
@@ -24,7 +24,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 @dataclass
 class Row:
-    """One line of the table: ours against a floor (at most `target` times its time) or a peer (`target` times faster)."""
+    """One line of the table: ours in at most `target` times a floor's time, or `target` times faster than a peer."""
 
     work: str
     against: str

@@ -1,6 +1,5 @@
 """How kernels are compiled: one decorator, safe from any thread and around a fork, cached on disk where that can be."""
 
-import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +13,7 @@ from numba.core import cgutils, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
+from linscan.engines import fork
 from linscan.engines.cpu.cache import KernelCache
 
 # "contract" alone lets LLVM fuse a*h + b into one rounding. Reassociation would change what a recurrence computes.
@@ -23,9 +23,10 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_mode
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile `function` at its first call for each set of argument types, or load it where it was compiled before."""
     kernel = numba.njit(**_OPTIONS)(function)
-    if kernel is not function:  # with NUMBA_DISABLE_JIT=1 kernels are plain functions
-        with suppress(RuntimeError):  # no cache directory is writable
-            kernel._cache = KernelCache(function, Path(__file__).parent)
+    if kernel is function:  # with NUMBA_DISABLE_JIT=1 kernels run as Python, as quietly as compiled ones
+        return np.errstate(all="ignore")(function)
+    with suppress(RuntimeError):  # no cache directory is writable
+        kernel._cache = KernelCache(function, Path(__file__).parent)
     return kernel
 
 
@@ -35,17 +36,7 @@ def cache_directory() -> str | None:
     return None if stats is None else stats.cache_path
 
 
-def _hold_compiler() -> None:
-    global_compiler_lock.__enter__()
-
-
-def _release_compiler() -> None:
-    global_compiler_lock.__exit__(None, None, None)
-
-
-if hasattr(os, "register_at_fork"):
-    # A fork while another thread compiles would leave the child a compiler lock that nobody can release.
-    os.register_at_fork(before=_hold_compiler, after_in_parent=_release_compiler, after_in_child=_release_compiler)
+fork.hold(global_compiler_lock)
 
 
 # Subnormal numbers cost up to 17 times a normal operation, and a decaying state ends in them. Kernels switch

@@ -125,25 +125,27 @@ def _across8_back(typingctx, a, before, dh, flow, da, db, pa, pc, pg, pf, p):
     return types.void(a, before, dh, flow, da, db, pa, pc, pg, pf, p), codegen
 
 
+across8: Any = _across8
+across8_back: Any = _across8_back
 if getattr(numba.config, "DISABLE_JIT", False):  # kernels run as Python: vectors become slices
 
     def _refuse(*args: Any) -> tuple[bool, int, int]:
         """No block is taken at once; the caller goes step by step."""
         return False, 0, 0
 
-    def across8(a, b, before, h, pa, pb, pc, ph):
+    def _across8_slices(a, b, before, h, pa, pb, pc, ph):
         a, b, before = (x[p : p + LANES] for x, p in zip((a, b, before), (pa, pb, pc), strict=True))
         h[ph : ph + LANES] = a * before + b
 
-    def across8_back(a, before, dh, flow, da, db, pa, pc, pg, pf, p):
+    def _across8_back_slices(a, before, dh, flow, da, db, pa, pc, pg, pf, p):
         a, before, dh = (x[p : p + LANES] for x, p in zip((a, before, dh), (pa, pc, pg), strict=True))
         db[p : p + LANES] = delta = dh + flow[pf : pf + LANES]
         da[p : p + LANES] = before.conj() * delta
         flow[pf : pf + LANES] = a.conj() * delta
 
+    across8, across8_back = _across8_slices, _across8_back_slices
     scan8_forward = scan8_backward = reduce8_forward = reduce8_backward = back8_forward = back8_backward = _refuse
 else:
     scan8_forward, scan8_backward = _scan8(False), _scan8(True)
     reduce8_forward, reduce8_backward = _reduce8(False), _reduce8(True)
     back8_forward, back8_backward = _back8(False), _back8(True)
-    across8, across8_back = _across8, _across8_back

@@ -79,14 +79,14 @@ class Complex:
 
     def load(self, base: Any, index: Any) -> Any:
         base, low, high = self._flat(base, index)
-        halves = self.r.load(base, low), self.r.load(base, high)
-        return tuple(self.r.shuffle(*halves, list(range(k, 2 * LANES, 2))) for k in (0, 1))
+        first, second = self.r.load(base, low), self.r.load(base, high)
+        return tuple(self.r.shuffle(first, second, list(range(k, 2 * LANES, 2))) for k in (0, 1))
 
     def store(self, value: Any, base: Any, index: Any) -> None:
         base, low, high = self._flat(base, index)
         lanes = [i // 2 + LANES * (i % 2) for i in range(2 * LANES)]
-        self.r.store(self.r.shuffle(*value, lanes[:LANES]), base, low)
-        self.r.store(self.r.shuffle(*value, lanes[LANES:]), base, high)
+        self.r.store(self.r.shuffle(value[0], value[1], lanes[:LANES]), base, low)
+        self.r.store(self.r.shuffle(value[0], value[1], lanes[LANES:]), base, high)
 
     def mul(self, x: Any, y: Any) -> Any:
         r, minus = self.r, self.b.fneg(x[1])

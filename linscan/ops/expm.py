@@ -4,27 +4,15 @@ Arguments are float64 or complex128 arrays ``(..., N, N)``. SciPy's expm loops o
 one matrix and synchronises, so both libraries run this code. A matrix's bits do not depend on the rest of the batch.
 """
 
+from math import comb, perm
+
 import numpy as np
 
 from linscan._arrays import Array, host_any, namespace
 
-# The [13/13] Padé approximant of exp, and the norm up to which its backward error is below eps/2 [1].
-_PADE = (
-    64764752532480000.0,
-    32382376266240000.0,
-    7771770303897600.0,
-    1187353796428800.0,
-    129060195264000.0,
-    10559470521600.0,
-    670442572800.0,
-    33522128640.0,
-    1323241920.0,
-    40840800.0,
-    960960.0,
-    16380.0,
-    182.0,
-    1.0,
-)
+# The [13/13] Padé approximant of exp, and the norm up to which its backward error is below eps/2 [1]. Numerator and
+# denominator start with exactly 1, so that an integrator (a zero row) stays one.
+_PADE = [comb(13, k) / perm(26, k) for k in range(14)]
 _RADIUS = 4.25
 _SQUARINGS = 32  # at most: norms up to 1e10; on the GPU, where the number needed is not looked at, always
 _ROOTS = 24

@@ -134,13 +134,13 @@ def _check_parameters(who: str, measure: str, alpha: float, beta: float) -> None
 def _legendre(measure: str, N: int) -> tuple[np.ndarray, np.ndarray]:
     n = np.arange(N)
     root = np.sqrt(2 * n + 1)
-    below = n[:, None] > n
+    above = n[:, None] < n
     sign = (-1.0) ** (n[:, None] - n)
     if measure == "lmu":
-        return (2 * n + 1)[:, None] * np.where(below, -1.0, -sign), (2 * n + 1) * (-1.0) ** n
+        return (2 * n + 1)[:, None] * np.where(above, -1.0, -sign), (2 * n + 1) * (-1.0) ** n
     if measure == "legt":
-        return -0.5 * np.outer(root, root) * np.where(below, sign, 1.0), root / 2
-    A = -np.where(below, np.outer(root, root), 0.0) - np.diag(n + 1.0)
+        return -0.5 * np.outer(root, root) * np.where(above, sign, 1.0), root / 2
+    A = -np.tril(np.outer(root, root), -1) - np.diag(n + 1.0)
     return (A + np.outer(root, root) / 2, root / 2) if measure == "legsd" else (A, root)
 
 
@@ -151,7 +151,7 @@ def _laguerre(measure: str, N: int, alpha: float, beta: float) -> tuple[np.ndarr
     n = np.arange(N)
     size = _laguerre_size(n, alpha)
     A = (1 - beta) / 2 * np.eye(N) - lower
-    return A * size / size[:, None], _tilt(alpha, beta) * binom(n + alpha, n) / size
+    return A * (size / size[:, None]), _tilt(alpha, beta) * binom(n + alpha, n) / size
 
 
 def _laguerre_size(n: np.ndarray, alpha: float) -> np.ndarray:

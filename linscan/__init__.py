@@ -29,6 +29,9 @@ _HOME = {
     "fft_conv_vjp": "ops.fft_conv",
     "lfilter": "ops.filters",
     "lfilter_vjp": "ops.filters",
+    "short_conv": "ops.short_conv",
+    "short_conv_step": "ops.short_conv",
+    "short_conv_vjp": "ops.short_conv",
     "scan": "ops.scan",
     "scan_step": "ops.scan",
     "scan_vjp": "ops.scan",
@@ -41,6 +44,8 @@ _HOME = {
     "ssm_kernel_vjp": "ops.ssm_kernel",
     "ssm_kernel_dense": "ops.ssm_kernel_dense",
     "ssm_kernel_dense_vjp": "ops.ssm_kernel_dense",
+    "ssm_kernel_dplr": "ops.ssm_kernel_dplr",
+    "ssm_kernel_dplr_vjp": "ops.ssm_kernel_dplr",
     "sosfilt_vjp": "ops.sosfilt",
     "use_engine": "engines",
 }
@@ -64,9 +69,11 @@ if TYPE_CHECKING:
     from linscan.ops.lti import dlsim, dlsim_step, dlsim_vjp
     from linscan.ops.scan import scan, scan_step, scan_vjp
     from linscan.ops.scan_trace import scan_trace
+    from linscan.ops.short_conv import short_conv, short_conv_step, short_conv_vjp
     from linscan.ops.sosfilt import sosfilt, sosfilt_vjp
     from linscan.ops.ssm_kernel import ssm_kernel, ssm_kernel_vjp
     from linscan.ops.ssm_kernel_dense import ssm_kernel_dense, ssm_kernel_dense_vjp
+    from linscan.ops.ssm_kernel_dplr import ssm_kernel_dplr, ssm_kernel_dplr_vjp
     from linscan.ops.undiscretize import undiscretize
 
 

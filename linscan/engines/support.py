@@ -19,7 +19,9 @@ ALL = "eEfdFD"
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel": {"reference": ALL, "cpu": ALL},
+    "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL},
+    "short_conv": {"reference": ALL, "cpu": ALL},
     "lfilter": {"reference": ALL, "cpu": ALL},
     "sosfilt": {"reference": ALL, "cpu": ALL},
     "allpole": {"reference": ALL, "cpu": ALL},

@@ -5,7 +5,7 @@ share an equation but neither their layout nor their gradient's algorithm.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -139,9 +139,10 @@ def _sum(
 
 def _last_state(w: Window) -> Array:
     """The last K - 1 of all inputs, in memory of their own."""
-    xp = _arrays.namespace(w.u)
-    inputs = xp.concatenate([w.past, w.u], -1)
-    return xp.ascontiguousarray(time_back(inputs[..., w.u.shape[-1] :], w.time)).copy()
+    xp, past = _arrays.namespace(w.u), cast(Array, w.past)
+    length, span = w.u.shape[-1], past.shape[-1]
+    last = xp.concatenate([past[..., min(length, span) :], w.u[..., max(length - span, 0) :]], -1)
+    return xp.ascontiguousarray(time_back(last, w.time))
 
 
 def fft_conv_vjp(

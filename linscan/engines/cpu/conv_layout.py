@@ -2,6 +2,9 @@
 
 An axis that both have makes *groups*; one that only the signal has makes *rows* that share a kernel, so that its
 spectrum is made once; one that only the kernel has makes *kernels* that share a signal.
+
+The plain sums take their work as *pieces*, rows of (output row, signal row, weights row, first and last input they may
+see, first and last output): so a filter stays inside one of several packed sequences, and threads share a long row.
 """
 
 from typing import NamedTuple
@@ -45,3 +48,30 @@ def layout_of(u: Array, k: Array, shape: tuple[int, ...]) -> Layout:
     groups = [i for i in range(ndim) if i not in rows and i not in kernels]
     g, m, c = (int(np.prod([shape[i] for i in axes], dtype=np.intp)) for axes in (groups, rows, kernels))
     return Layout([*groups, *rows, *kernels, ndim], (g, m, c))
+
+
+def pieces_of(rows: Array, samples: int, length: int) -> Array:
+    """Whole rows as pieces; `rows` (R, 3) says which rows of output, signal and weights belong together."""
+    return np.concatenate([rows, np.tile(np.array([0, samples, 0, length]), (len(rows), 1))], axis=1)
+
+
+def pieces_between(rows: Array, reset: Array, reverse: bool) -> Array:
+    """Rows cut where `reset` (R, T) begins a sequence: before its step in the direction of the sum."""
+    count, length = reset.shape
+    cuts = np.zeros((count, length + 1), bool)
+    cuts[:, reverse : length + reverse] = reset
+    cuts[:, [0, length]] = True
+    row, t = np.nonzero(cuts)
+    same = row[:-1] == row[1:]
+    inside = np.stack([t[:-1], t[1:]], axis=1)[same]
+    return np.concatenate([rows[row[:-1][same]], inside, inside], axis=1)
+
+
+def cut(pieces: Array, steps: int) -> Array:
+    """The same work in pieces of at most `steps` outputs."""
+    count = np.maximum(1, -(-(pieces[:, 6] - pieces[:, 5]) // steps))
+    spans = np.repeat(pieces, count, axis=0)
+    index = np.arange(len(spans)) - np.repeat(np.cumsum(count) - count, count)
+    spans[:, 5] += index * steps
+    spans[:, 6] = np.minimum(spans[:, 6], spans[:, 5] + steps)
+    return spans

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cpu.conv_layout import layout_of
-from linscan.engines.cpu.fir_rows import fir, fir_taps, spans_of
+from linscan.engines.cpu.conv_layout import layout_of, pieces_of
+from linscan.engines.cpu.fir_rows import fir, fir_taps
 from linscan.engines.cpu.pool import parallel_for
 from linscan.engines.reference import fft_conv as reference
 
@@ -69,7 +69,7 @@ def _direct(u: Array, k: Array, y: Array, start: int, workers: Any) -> None:
     rows, table = _rows(g, m, c), np.zeros(g * c, u.dtype)
     target = y if y.flags.c_contiguous and y.dtype == u.dtype else np.empty(y.shape, u.dtype)
     u2, k2 = (np.ascontiguousarray(x).reshape(-1, x.shape[-1]) for x in (u, k))
-    fir(u2, k2, table, target.reshape(-1, length), spans_of(rows, u.shape[-1], length), start, 1, workers)
+    fir(u2, k2, table, target.reshape(-1, length), pieces_of(rows, u.shape[-1], length), start, 1, workers)
     if target is not y:
         y[...] = target
 
@@ -154,8 +154,8 @@ def fft_conv_pullback(u: Array, k: Array, dy: Array, *, start: int, circular: bo
     g, m, c = layout.shape
     if method == "direct":
         u2, dy2 = (np.ascontiguousarray(x, compute).reshape(-1, x.shape[-1]) for x in (u3, dy4))
-        spans = spans_of(_rows(g, m, c), u.shape[-1], dy.shape[-1])
-        dk = fir_taps(u2, dy2, (g * c, k.shape[-1]), spans, start, 1, workers).reshape(k3.shape)
+        pieces = pieces_of(_rows(g, m, c), u.shape[-1], dy.shape[-1])
+        dk = fir_taps(u2, dy2, (g * c, k.shape[-1]), pieces, start, 1, workers).reshape(k3.shape)
     else:
         plan = _plan(u3, k.shape[-1], dy4.shape, compute.kind != "c", start, circular, method, None)
         dk = _correlated(u3, dy4, k3.shape, compute, plan, start, workers)

@@ -1,42 +1,34 @@
 """FIR filters on rows that are contiguous in time: the plain sum, for `short_conv` and for short kernels of `fft_conv`.
 
-A row is worked on in *spans*: a range of outputs and the range of inputs they may see, which is how rows are shared out
-among threads and how a filter is kept inside one of several packed sequences. Within a span, a block of outputs stays
-in the first-level cache while the taps pass over it, four at a time.
+Work comes in pieces, as `conv_layout` describes. Within one, a block of outputs stays in the first-level cache while
+the taps pass over it, four at a time.
 """
 
 import numpy as np
 
 from linscan._arrays import Array
+from linscan.engines.cpu.conv_layout import cut
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 from linscan.engines.cpu.pool import parallel_for
 
 _BLOCK = 1024  # outputs that stay in the first-level cache
 _LANES = 64  # partial sums of a gradient, side by side
-_SPAN = 1 << 14  # outputs of a span
+_SPAN = 1 << 14  # outputs of a piece at most
 _GRAIN = 1 << 15  # products a thread must get for its hand-over to pay
 
 
-def spans_of(rows: Array, samples: int, length: int) -> Array:
-    """Spans that cover whole rows: `rows` (R, 3) says which rows of output, signal and weights belong together."""
-    cuts = np.arange(0, max(length, 1), _SPAN)
-    spans = np.empty((len(rows), len(cuts), 7), np.int64)
-    spans[..., :3] = rows[:, None]
-    spans[..., 3], spans[..., 4] = 0, samples
-    spans[..., 5], spans[..., 6] = cuts, np.minimum(cuts + _SPAN, length)
-    return spans.reshape(-1, 7)
-
-
-def fir(u: Array, w: Array, bias: Array, y: Array, spans: Array, start: int, stride: int, workers: int | None) -> None:
+def fir(u: Array, w: Array, bias: Array, y: Array, pieces: Array, start: int, stride: int, workers: int | None) -> None:
     """``y[t] = bias + Σ_j w[j] u[t + start - stride j]``; all arrays two-dimensional, contiguous, of one dtype."""
+    spans = cut(pieces, _SPAN)
     grain = max(1, _GRAIN * len(spans) // max(1, y.size * max(1, w.shape[1])))
     parallel_for(
         lambda lo, hi: _fir(u, w, bias, y, spans, start, stride, lo, hi), len(spans), grain=grain, workers=workers
     )
 
 
-def fir_taps(u: Array, dy: Array, shape: tuple[int, int], spans: Array, start: int, stride: int, workers) -> Array:
+def fir_taps(u: Array, dy: Array, shape: tuple[int, int], pieces: Array, start: int, stride: int, workers) -> Array:
     """``dw[j] = Σ_t dy[t] conj(u[t + start - stride j])``, of `shape`, in double precision, summed in a fixed order."""
+    spans = cut(pieces, _SPAN)
     wide = np.complex128 if u.dtype.kind == "c" else np.float64
     parts = np.zeros((len(spans), shape[1]), wide)
     grain = max(1, _GRAIN * len(spans) // max(1, dy.size * max(1, shape[1])))

@@ -75,7 +75,7 @@ def ssm_kernel(a_bar: Array, c: Array, length: int, *, real: bool = True, worker
     """
     a, c, length, lead = _prepare("ssm_kernel", a_bar, c, length)
     k = pick("ssm_kernel", a.dtype, a)(a, c, length, real=bool(real), workers=workers)
-    return k.reshape(*lead, length)
+    return k.reshape((*lead, length))
 
 
 def _prepare(who: str, a: Any, c: Any, length: int) -> tuple[Array, Array, int, tuple[int, ...]]:
@@ -136,13 +136,13 @@ def ssm_kernel_vjp(
     #   da_n = conj(c_n) sum_l dk_l l conj(a_n^(l-1))      its term by term derivative, with no division by a_n.
     given = a_bar, c
     a, c, length, lead = _prepare("ssm_kernel_vjp", a_bar, c, length)
-    k = pick("ssm_kernel", a.dtype, a)(a, c, length, real=bool(real), workers=workers).reshape(*lead, length)
+    k = pick("ssm_kernel", a.dtype, a)(a, c, length, real=bool(real), workers=workers).reshape((*lead, length))
     run = pick("ssm_kernel_pullback", a.dtype, a)
 
     def pullback(dk: Array | None) -> tuple[Array, Array]:
         dk = _arrays.cotangent("ssm_kernel_vjp", "dk", dk, k)
         grads = run(a, c, dk.reshape(len(a), length), workers=workers)
-        da, dc = (_arrays.grad_like(g.reshape(*lead, a.shape[1]), like) for g, like in zip(grads, given, strict=True))
+        da, dc = (_arrays.grad_like(g.reshape((*lead, a.shape[1])), like) for g, like in zip(grads, given, strict=True))
         return da, dc
 
     return k, pullback

@@ -1,7 +1,12 @@
 """Sphinx configuration. Builds offline and with warnings as errors: ``make docs``."""
 
+import runpy
+from pathlib import Path
+
 import linscan
 from linscan.engines import support
+
+runpy.run_path(str(Path(__file__).parent / "learn" / "lessons.py"))["main"]()  # the lessons draw their own pictures
 
 project = "linscan"
 author = "The linscan developers"

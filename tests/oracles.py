@@ -89,3 +89,93 @@ def fold(op, items):
     for x in items:
         prefixes.append(op(prefixes[-1], x) if prefixes else x)
     return prefixes
+
+
+# lfilter, sosfilt, allpole, dlsim
+
+
+def lfilter(b, a, x, zi=None):
+    """Direct form I on a 1-D signal; the state is what the past adds to the next outputs. Returns y, zf."""
+    b, a, x = wide(b), wide(a), wide(x)
+    b, a = b / a[0], a / a[0]
+    order = max(len(b), len(a)) - 1
+    tail = np.zeros(len(x) + order, np.result_type(b, a, x, *([] if zi is None else [wide(zi)])))
+    tail[:order] += 0 if zi is None else wide(zi)
+    y = np.empty(len(x), tail.dtype)
+    for t in range(len(x)):
+        past_in = sum(b[k] * x[t - k] for k in range(len(b)) if t >= k)
+        past_out = sum(a[k] * y[t - k] for k in range(1, len(a)) if t >= k)
+        y[t] = past_in - past_out + tail[t]
+    zf = tail[len(x) :]
+    for s in range(order):
+        for k in range(s + 1, order + 1):
+            t = len(x) + s - k
+            if 0 <= t < len(x):
+                zf[s] += (b[k] * x[t] if k < len(b) else 0) - (a[k] * y[t] if k < len(a) else 0)
+    return y, zf
+
+
+def allpole(a, x, zi=None):
+    """y[t] = x[t] - sum_k a[t, k] y[t-1-k] on one row: a (T, K), zi (K,) newest first."""
+    a, x = wide(a), wide(x)
+    zi = np.zeros(a.shape[-1]) if zi is None else wide(zi)
+    known = [*zi[::-1]]
+    for t in range(len(x)):
+        known.append(x[t] - sum(a[t, k] * known[-1 - k] for k in range(a.shape[-1])))
+    return np.array(known[len(zi) :]).reshape(len(x)), np.array(known[::-1][: len(zi)])
+
+
+def dlsim(A, B, C, D, u, x0):
+    """Outputs and states of x[t+1] = A x[t] + B u[t], y[t] = C x[t] + D u[t] for one row: u (T, m)."""
+    A, B, C, D, u, x = (wide(v) for v in (A, B, C, D, u, x0))
+    ys, xs = [], []
+    for t in range(len(u)):
+        xs.append(x)
+        ys.append(C @ x + D @ u[t])
+        x = A @ x + B @ u[t]
+    return np.array(ys).reshape(len(u), C.shape[0]), np.array(xs).reshape(len(u), A.shape[0])
+
+
+# ssm_kernel
+
+
+def ssm_kernel(a, c, length):
+    """K[l] = sum_n c_n a_n^l by the recurrence h <- a h from h = c, in extended precision where the machine has it."""
+    a, h = (x.astype(np.clongdouble) for x in np.broadcast_arrays(wide(a), wide(c)))
+    k = np.zeros((*h.shape[:-1], length), np.clongdouble)
+    for t in range(length):
+        k[..., t] = h.sum(axis=-1)
+        h = h * a
+    return k.astype(np.complex128)
+
+
+def ssm_kernel_grads(a, c, g):
+    """The gradients of Re sum(conj(g) K), term by term."""
+    a, c = np.broadcast_arrays(wide(a), wide(c))
+    da, dc = np.zeros(a.shape, complex), np.zeros(a.shape, complex)
+    for t in range(g.shape[-1]):
+        dc += g[..., t, None] * np.conj(a.astype(complex) ** t)
+        if t:
+            da += g[..., t, None] * np.conj(c * t * a.astype(complex) ** (t - 1))
+    return da, dc
+
+
+def ssm_kernel_dense(A, B, C, length):
+    """K[l] = C A^l B by the recurrence X <- A X from X = B; B and C are matrices."""
+    A, X, C = wide(A), wide(B), wide(C)
+    lead = np.broadcast_shapes(A.shape[:-2], X.shape[:-2], C.shape[:-2])
+    k = np.zeros((*lead, length, C.shape[-2], X.shape[-1]), np.result_type(A, X, C))
+    for t in range(length):
+        k[..., t, :, :] = C @ X
+        X = A @ X
+    return k
+
+
+def dplr_bilinear(Lambda, P, Q, B, C, dt, pairs):
+    """A_bar, B_bar and C of one diagonal plus low-rank model, as full matrices; with pairs, the conjugates appended."""
+    if pairs:
+        Lambda, P, Q, B, C = (np.concatenate((x, np.conj(x)), axis=-1) for x in (Lambda, P, Q, B, C))
+    A = np.diag(Lambda) - P.T @ np.conj(Q)
+    eye = np.eye(len(A))
+    inverse = np.linalg.inv(eye - dt / 2 * A)
+    return inverse @ (eye + dt / 2 * A), inverse @ B[:, None] * dt, C[None]

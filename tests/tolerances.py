@@ -25,6 +25,17 @@ def stable(dtype: object) -> float:
     return 8 * eps(dtype)
 
 
+def filtered(dtype: object, a: object) -> float:
+    """Norm-wise error of a filter with the denominator `a` (1-D), against a wide loop or another order of its sums."""
+    # A rounding of relative size eps enters every state at every step and comes out through 1/a: at most the sum of its
+    # impulse response times larger; the order of the sums differs too, which counts each of the taps once.
+    a = np.asarray(a).astype(np.complex128)
+    response = [1.0 + 0j]
+    for t in range(1, 400):
+        response.append(-sum(a[k] / a[0] * response[t - k] for k in range(1, min(t, len(a) - 1) + 1)))
+    return 2 * len(a) * eps(dtype) * float(np.abs(response).sum())
+
+
 def transformed(dtype: object, length: int) -> float:
     """Norm-wise error of a sum computed through FFTs of about `length` points."""
     # Each of the log2(n) butterfly levels adds one rounding of relative size eps in root mean square; three transforms.
@@ -35,6 +46,12 @@ def matrix(dtype: object) -> float:
     """Norm-wise error of a solve with, or a function of, a random matrix of a dozen rows."""
     # Done in double whatever the dtype, and rounded once; the condition numbers of such matrices are in the hundreds.
     return max(eps(dtype), 1000 * eps(np.float64))
+
+
+def powers(dtype: object, length: int) -> float:
+    """Norm-wise error of a sum of powers ``a**l``, l < `length`, |a| <= 1, whose tables are made in double."""
+    # Rounding a in double turns the phase of a**l by l eps; then each state's term is rounded, and added, in `dtype`.
+    return 8 * eps(dtype) + length * eps(np.float64)
 
 
 def error(got: object, want: object) -> float:

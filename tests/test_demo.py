@@ -1,6 +1,7 @@
 """The main job end to end: on the shipped recordings, on files of every kind, and on files it must refuse."""
 
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -21,10 +22,10 @@ SIGNAL = np.sin(2 * np.pi * 8 * np.arange(1500) / FS) + 0.5 * np.cumsum(np.rando
 NUMBER = r"([-+0-9.]+(?:e[-+]?\d+)?)"
 
 
-def write_wav(path, signal, width=2, channels=1, fs=250):
-    """`signal` in [-1, 1) as PCM, the same in every channel but for its sign."""
+def write_wav(path, samples, width=2, channels=1, fs=250):
+    """`samples` in [-1, 1) as PCM, the same in every channel but for its sign."""
     full = 2 ** (8 * width - 1)
-    whole = np.clip(np.rint(np.asarray(signal) * full), -full, full - 1).astype(np.int64)
+    whole = np.clip(np.rint(np.asarray(samples) * full), -full, full - 1).astype(np.int64)
     frames = np.stack([whole * (-1) ** c for c in range(channels)], axis=1)
     frames = np.minimum(frames, full - 1)
     if width == 1:
@@ -102,18 +103,18 @@ def test_both_recordings_in_a_fresh_process(tmp_path):
 def test_wav_is_read_to_its_last_bit(tmp_path, width, channels):
     expected = np.rint(SIGNAL / 4 * 2 ** (8 * width - 1)) / 2 ** (8 * width - 1)
     path = write_wav(tmp_path / "x.WAV", SIGNAL / 4, width, channels)
-    signal, fs = read(path, channel=channels - 1)
+    samples, fs = read(path, channel=channels - 1)
     assert fs == 250.0
-    np.testing.assert_array_equal(signal, expected * (-1) ** (channels - 1))
+    np.testing.assert_array_equal(samples, expected * (-1) ** (channels - 1))
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", ">f8", "i2", "?"])
 def test_npy_is_read(tmp_path, dtype):
     array = (SIGNAL * 10).astype(dtype)
     np.save(tmp_path / "x.npy", array)
-    signal, fs = read(tmp_path / "x.npy")
+    samples, fs = read(tmp_path / "x.npy")
     assert fs is None
-    np.testing.assert_array_equal(signal, array.astype("f8"))
+    np.testing.assert_array_equal(samples, array.astype("f8"))
     for table in (np.stack([array, array], 0), np.stack([array, array], 1)):
         np.save(tmp_path / "x.npy", table)
         np.testing.assert_array_equal(read(tmp_path / "x.npy", channel=1)[0], array.astype("f8"))
@@ -126,17 +127,17 @@ def test_npy_is_read(tmp_path, dtype):
 def test_csv_is_read(tmp_path, separator, header):
     rows = "\n".join(f"{x!r}{separator}{-x!r}" for x in map(float, SIGNAL))
     path = write_csv(tmp_path / "x.csv", header.format(separator) + rows + "\n\n")
-    signal, fs = read(path, channel=1)
+    samples, fs = read(path, channel=1)
     assert fs is None
-    np.testing.assert_array_equal(signal, -SIGNAL)
+    np.testing.assert_array_equal(samples, -SIGNAL)
 
 
 def test_csv_time_column_gives_the_sampling_rate(tmp_path):
     rows = "".join(f"{t / FS:.4f},{x!r}\n" for t, x in enumerate(map(float, SIGNAL)))
     path = write_csv(tmp_path / "x.csv", "time,value\n" + rows)
-    signal, fs = read(path)
+    samples, fs = read(path)
     assert fs == pytest.approx(FS, rel=1e-6)
-    np.testing.assert_array_equal(signal, SIGNAL)
+    np.testing.assert_array_equal(samples, SIGNAL)
     assert read(path, fs=10.0)[1] == 10.0
 
 
@@ -291,6 +292,31 @@ def test_ctrl_c_leaves_complete_files_only(tmp_path, capsys, monkeypatch):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.npz"]
     with np.load(tmp_path / "out" / "x.npz") as file:
         np.testing.assert_array_equal(file["signal"], SIGNAL)
+
+
+def test_ctrl_c_that_comes_out_as_another_error(tmp_path, capsys, monkeypatch):
+    def lost(recording, tick):  # as Numba does while it compiles
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("no compiled object yet") from None
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(job, "run", lost)
+    np.save(tmp_path / "x.npy", SIGNAL)
+    assert run(tmp_path, tmp_path / "x.npy") == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_error_of_our_own_is_not_hidden(tmp_path, monkeypatch):
+    def broken(recording, tick):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(job, "run", broken)
+    np.save(tmp_path / "x.npy", SIGNAL)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(tmp_path, tmp_path / "x.npy")
 
 
 def test_without_matplotlib_everything_else_is_done(tmp_path, capsys, monkeypatch):

@@ -27,24 +27,6 @@ class _Parser(argparse.ArgumentParser):
         raise BadFile(message)
 
 
-def main(argv: list[str]) -> int:
-    """Run ``python -m linscan demo`` with these arguments: exit code 0 (done), 2 (refused) or 130 (interrupted)."""
-    try:
-        _run(_arguments(argv))
-    except BadFile as error:
-        return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted; files already named as written are complete", 130)
-    except OSError as error:
-        return _fail(f"cannot write: {error}", 2)
-    return 0
-
-
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write("linscan demo: " + " ".join(message.split()) + "\n")
-    return code
-
-
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m linscan demo",
@@ -66,8 +48,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(argv: list[str]) -> None:
     """The whole job: everything that can be refused is, before any work."""
+    arguments = _arguments(argv)
     recordings = _shipped() if arguments.file is None else [_from_file(arguments)]
     engine = _engine(arguments.engine)
     drawable = find_spec("matplotlib") is not None

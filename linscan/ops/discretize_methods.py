@@ -72,7 +72,7 @@ def _rational(who: str, x: Array, y: Array, alpha: float) -> tuple[Outputs, Pull
         a_bar, b_bar = solution[..., :n], solution[..., n:]
         # alpha Ā + 1 - alpha is M⁻¹; M is only known to eps (1 + alpha |X|), entry by entry.
         doubt = abs(alpha * a_bar + (1 - alpha) * eye) @ (eye.real + alpha * abs(x))
-        singular = _arrays.host_any(doubt.sum(axis=-1) > 2.0**52)
+        singular = _arrays.host_any(doubt.sum(axis=-1) > 2.0**50)
     except np.linalg.LinAlgError:
         singular = True
     if singular:

@@ -280,6 +280,17 @@ def test_says_what_is_wrong(arguments, message):
             discretize(*arguments)
 
 
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 9))
+def test_singular_up_to_rounding_is_singular(seed, n):
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.standard_normal((n, n)))[0] + 0.2 * np.triu(rng.standard_normal((n, n)), 1)
+    eigenvalues = np.append(-rng.uniform(0, 5, n - 1), 20.0)
+    A = basis @ np.diag(eigenvalues) @ np.linalg.inv(basis)
+    with pytest.raises(ValueError, match="singular: A has an eigenvalue at 2 / dt"):
+        discretize(A, np.ones((n, 1)), 0.1, "bilinear")
+    discretize(A, np.ones((n, 1)), 0.1 * (1 + 1e-9), "bilinear")
+
+
 def test_says_what_is_wrong_with_options():
     A, B = np.eye(2), np.ones((2, 1))
     with pytest.raises(ValueError, match="alpha is for method 'gbt'"):
@@ -444,6 +455,23 @@ def test_expm_adjoint_is_the_adjoint_of_the_frechet_derivative(dtype):
 def test_logm_is_scipys(dtype):
     rng = np.random.default_rng(37)
     for n in (1, 2, 5, 12):
-        A = linalg.expm(random(rng, (n, n), dtype) / np.sqrt(n))
-        want = linalg.logm(A)
-        np.testing.assert_allclose(logm(A), want, atol=1e-12 * np.linalg.norm(want))
+        for size in (0.1, 1.0, 2.0):
+            A = expm(random(rng, (n, n), dtype) * size / np.sqrt(n))
+            want = linalg.logm(A)
+            np.testing.assert_allclose(logm(A), want, atol=2e-13 * np.linalg.norm(want))
+
+
+@both_kinds
+def test_what_the_gpu_runs_is_the_same(dtype, monkeypatch):
+    # There no value is looked at: every loop runs to its bound, and no check fires.
+    A, B = system(41, 4, 2, dtype, lead=(3,))
+    A[1] *= 30
+    want = discretize(A, B, 0.2, "foh")
+    back = undiscretize(*discretize(A / 30, B, 0.2), 0.2)
+    monkeypatch.setattr("linscan.ops.expm.host_any", lambda condition, otherwise=False: otherwise)
+    monkeypatch.setattr("linscan._arrays.host_any", lambda condition, otherwise=False: otherwise)
+    for x, y in zip(want, discretize(A, B, 0.2, "foh"), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for x, y in zip(back, undiscretize(*discretize(A / 30, B, 0.2), 0.2), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert np.isfinite(discretize(A, B, -0.2, "bilinear")[0]).all()

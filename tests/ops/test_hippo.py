@@ -186,6 +186,19 @@ def test_legs_memory_reconstructs_the_whole_past():
     np.testing.assert_allclose(y, x, atol=5e-3)
 
 
+def test_legs_memory_is_exact_for_held_inputs():
+    n, steps = 9, 7
+    u = np.random.default_rng(5).standard_normal(steps)
+    t = np.arange(1, steps)
+    A_bar, B_bar = discretize(*hippo("legs", n), np.log((t + 1) / t), "zoh")
+    x = u[0] * np.eye(n)[0]  # the past so far is a constant
+    for i in range(steps - 1):
+        x = A_bar[i] @ x + B_bar[i, :, 0] * u[i + 1]
+    place = (np.arange(steps)[:, None] + (NODES + 1) / 2) / steps
+    functions = oracles.legendre(n, 2 * place - 1) * np.sqrt(2 * np.arange(n) + 1)
+    np.testing.assert_allclose(x, np.einsum("s,p,spn->n", u, WEIGHTS / 2 / steps, functions), atol=1e-13)
+
+
 @pytest.mark.parametrize(("measure", "atol"), [("legt", 1e-3), ("lmu", 1e-3), ("fout", 0.1), ("fourier2", 0.1)])
 def test_windows_reconstruct_the_recent_past(measure, atol):
     n, window, steps = 32, WINDOW[measure], 4000

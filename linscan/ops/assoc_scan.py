@@ -231,8 +231,8 @@ def _scan(who: str, op: Callable[[Tree, Tree], Tree], elems: Tree, first: Line |
         result = op(*(rebuild(elems, line.arrays) for line in (earlier, later)))
         new = matched(who, "the result of op", result, "elems", elems)
         for path, x, old in zip(leaves(elems), new, later.arrays, strict=True):
-            came, went = (f"{v.dtype} {v.shape}" if hasattr(v, "dtype") else type(v).__name__ for v in (x, old))
-            if came != went:
+            if (getattr(x, "shape", None), getattr(x, "dtype", None)) != (old.shape, old.dtype):
+                came, went = (f"{v.dtype} {v.shape}" if hasattr(v, "dtype") else type(v).__name__ for v in (x, old))
                 raise ValueError(
                     f"{who}: op must keep shapes and dtypes; elems{path} went in as {went}, came out as {came}"
                 )

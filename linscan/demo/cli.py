@@ -190,7 +190,8 @@ def _progress(name: str, total: int) -> Iterator[Callable[[int], Any]]:
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=name, delay=BAR_AFTER, leave=False, disable=not sys.stderr.isatty()) as bar:
+    look: dict[str, Any] = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}", "leave": False}
+    with tqdm(total=total, desc=name, delay=BAR_AFTER, disable=not sys.stderr.isatty(), **look) as bar:
         yield bar.update
 
 

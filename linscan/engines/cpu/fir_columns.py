@@ -64,31 +64,42 @@ def _fir(u, w, bias, y, spans, channels, stride, lo, hi):
                 n = min(m * channels - c0, chunk)
                 base = t * channels + c0
                 block, b = out[base : base + n], start[c0 : c0 + n]
-                for i in range(n):
-                    block[i] = b[i]
                 j = 0
                 while j < width:
-                    near, far = t - stride * j, t - stride * (j + 3)
-                    hop = stride * channels
-                    at = base - hop * j
-                    if j + 4 <= width and min(near, far) >= x0 and max(near, far) + m <= x1:
+                    ahead = t - stride * j
+                    at, hop = base - channels * stride * j, channels * stride
+                    if j + 4 <= width and min(ahead, ahead - 3 * stride) >= x0 and max(ahead, ahead - 3 * stride) + m <= x1:
                         p0, p1 = x[at : at + n], x[at - hop : at - hop + n]
                         p2, p3 = x[at - 2 * hop : at - 2 * hop + n], x[at - 3 * hop : at - 3 * hop + n]
                         w0, w1 = taps[j, c0 : c0 + n], taps[j + 1, c0 : c0 + n]
                         w2, w3 = taps[j + 2, c0 : c0 + n], taps[j + 3, c0 : c0 + n]
-                        for i in range(n):
-                            block[i] += w0[i] * p0[i] + w1[i] * p1[i] + w2[i] * p2[i] + w3[i] * p3[i]
+                        if j == 0:
+                            for i in range(n):
+                                block[i] = b[i] + (w0[i] * p0[i] + w1[i] * p1[i] + w2[i] * p2[i] + w3[i] * p3[i])
+                        else:
+                            for i in range(n):
+                                block[i] += w0[i] * p0[i] + w1[i] * p1[i] + w2[i] * p2[i] + w3[i] * p3[i]
                         j += 4
-                    else:
-                        first, last = max(t, x0 + stride * j), min(t + m, x1 + stride * j)
-                        if first < last:
-                            skip = (first - t) * channels
-                            size = n if last - first == m else (last - first) * channels
-                            part, p = block[skip : skip + size], x[at + skip : at + skip + size]
-                            v = taps[j, c0 + skip : c0 + skip + size]
-                            for i in range(size):
-                                part[i] += v[i] * p[i]
-                        j += 1
+                        continue
+                    if j == 0:
+                        for i in range(n):
+                            block[i] = b[i]
+                    if j + 2 <= width and min(ahead, ahead - stride) >= x0 and max(ahead, ahead - stride) + m <= x1:
+                        p0, p1 = x[at : at + n], x[at - hop : at - hop + n]
+                        w0, w1 = taps[j, c0 : c0 + n], taps[j + 1, c0 : c0 + n]
+                        for i in range(n):
+                            block[i] += w0[i] * p0[i] + w1[i] * p1[i]
+                        j += 2
+                        continue
+                    first, last = max(t, x0 + stride * j), min(t + m, x1 + stride * j)
+                    if first < last:
+                        skip = (first - t) * channels
+                        size = n if last - first == m else (last - first) * channels
+                        part, p = block[skip : skip + size], x[at + skip : at + skip + size]
+                        v = taps[j, c0 + skip : c0 + skip + size]
+                        for i in range(size):
+                            part[i] += v[i] * p[i]
+                    j += 1
     restore_subnormals(mode)
 
 

@@ -51,26 +51,37 @@ def _fir(u, w, bias, y, spans, start, stride, lo, hi):
             t1 = min(t0 + _BLOCK, end)
             block = out[t0:t1]
             n = t1 - t0
-            for i in range(n):
-                block[i] = b
             j = 0
-            while j < width:
-                near, far = t0 + start - stride * j, t0 + start - stride * (j + 3)
-                if j + 4 <= width and min(near, far) >= x0 and max(near, far) + n <= x1:
-                    p0, p1 = x[near : near + n], x[near - stride : near - stride + n]
-                    p2, p3 = x[far + stride : far + stride + n], x[far : far + n]
+            while j < max(width, 1):
+                shift = start - stride * j
+                at, hop = t0 + shift, stride
+                if j + 4 <= width and min(at, at - 3 * hop) >= x0 and max(at, at - 3 * hop) + n <= x1:
+                    p0, p1 = x[at : at + n], x[at - hop : at - hop + n]
+                    p2, p3 = x[at - 2 * hop : at - 2 * hop + n], x[at - 3 * hop : at - 3 * hop + n]
                     c0, c1, c2, c3 = taps[j], taps[j + 1], taps[j + 2], taps[j + 3]
-                    for i in range(n):
-                        block[i] += c0 * p0[i] + c1 * p1[i] + c2 * p2[i] + c3 * p3[i]
+                    if j == 0:
+                        for i in range(n):
+                            block[i] = b + (c0 * p0[i] + c1 * p1[i] + c2 * p2[i] + c3 * p3[i])
+                    else:
+                        for i in range(n):
+                            block[i] += c0 * p0[i] + c1 * p1[i] + c2 * p2[i] + c3 * p3[i]
                     j += 4
-                else:
-                    shift = start - stride * j
-                    first, last = max(t0, x0 - shift), min(t1, x1 - shift)
-                    if first < last:
-                        part, p, c = out[first:last], x[first + shift : last + shift], taps[j]
-                        for i in range(last - first):
-                            part[i] += c * p[i]
-                    j += 1
+                    continue
+                if j == 0:
+                    for i in range(n):
+                        block[i] = b
+                if j + 2 <= width and min(at, at - hop) >= x0 and max(at, at - hop) + n <= x1:
+                    p0, p1, c0, c1 = x[at : at + n], x[at - hop : at - hop + n], taps[j], taps[j + 1]
+                    for i in range(n):
+                        block[i] += c0 * p0[i] + c1 * p1[i]
+                    j += 2
+                    continue
+                first, last = max(t0, x0 - shift), min(t1, x1 - shift)
+                if first < last and j < width:
+                    part, p, c = out[first:last], x[first + shift : last + shift], taps[j]
+                    for i in range(last - first):
+                        part[i] += c * p[i]
+                j += 1
     restore_subnormals(mode)
 
 

@@ -161,6 +161,18 @@ def test_job_on_a_file_of_each_kind(tmp_path, capsys, kind):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["mine.npz", "mine.png"]
 
 
+@pytest.mark.parametrize(
+    "samples", [np.zeros(64), np.full(65, -3.5), np.arange(100) % 2], ids=["zero", "constant", "fastest"]
+)
+def test_job_on_the_shortest_and_dullest_signals(tmp_path, capsys, samples):
+    np.save(tmp_path / "x.npy", samples)
+    assert run(tmp_path, tmp_path / "x.npy") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "nan" not in captured.out
+    assert max(apart(captured.out)) < 1e-13
+
+
 def bad_files(folder):
     """(what it is, arguments, what the message says) of everything that must be refused."""
     write_wav(folder / "stereo.wav", SIGNAL / 4, channels=2)
@@ -227,6 +239,7 @@ def bad_files(folder):
         ([good, "--fs", "nan"], "--fs must be a positive number"),
         ([good, "--fs", 100, "--cutoff", 50], "--cutoff must lie between"),
         ([good, "--centre", 0], "--centre must lie between"),
+        ([good, "--fs", 1000, "--centre", 0.4], "--centre must lie between 0.5 and"),
         ([good, "--engine", "abacus"], "--engine must be one of"),
         ([good, "--engine", "cuda"], "cuda"),
         ([good, "--colour"], "--colour"),

@@ -94,15 +94,18 @@ def _from_file(arguments: argparse.Namespace) -> Recording:
     signal, fs = read(path, arguments.fs, arguments.channel)
     units = ("samples", "per sample") if fs is None else ("s", "Hz")
     fs = fs or 1.0
-    cutoff = _frequency("--cutoff", arguments.cutoff, fs / 720, fs)
-    centre = _frequency("--centre", arguments.centre, None, fs) or _strongest(signal, fs, cutoff)
+    cutoff = fs / 720 if arguments.cutoff is None else _frequency("--cutoff", arguments.cutoff, 0.0, fs / 2)
+    if arguments.centre is None:
+        centre = _strongest(signal, fs, cutoff)
+    else:  # the kernel is as long as 40 periods
+        centre = _frequency("--centre", arguments.centre, fs / 2000, fs / 2)
     return Recording(path.stem, path.name, signal, fs, "", *units, 0.0, cutoff, centre, order=64, shown=8)
 
 
-def _frequency(name: str, given: float | None, default: Any, fs: float) -> Any:
-    if given is not None and not 0 < given < fs / 2:
-        raise BadFile(f"{name} must lie between 0 and half the sampling rate, {fs / 2:g}; got {given}")
-    return default if given is None else given
+def _frequency(name: str, given: float, least: float, limit: float) -> float:
+    if not least < given < limit:
+        raise BadFile(f"{name} must lie between {least:g} and half the sampling rate, {limit:g}; got {given}")
+    return given
 
 
 def _strongest(signal: np.ndarray, fs: float, cutoff: float) -> float:

@@ -177,6 +177,7 @@ def allpole_vjp(
             n = min(k + 1, T)  # outputs that look back beyond the start
             flow[..., first : first + n] -= slopes[..., :n, k] * w[..., :n]
         grads = xp.moveaxis(da, -2, axis), xp.moveaxis(w, -1, axis), flow[..., :taps][..., ::-1]
-        return tuple(map(_arrays.grad_like, grads, given))
+        like = tuple(map(_arrays.grad_like, grads, given))
+        return like[0], like[1], like[2]
 
     return (out if zi is None else (out, zf)), pullback

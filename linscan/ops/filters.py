@@ -148,7 +148,8 @@ def lfilter_vjp(
         da[..., 0] = -(b.conj() * db).sum(axis=-1) - (a.conj() * da)[..., 1:].sum(axis=-1)
         db, da = db / scale.conj(), da / scale.conj()
         dzi = None if zi is None else dzi if np.ndim(given[3]) < x.ndim else _state_out(dzi, axis, dzi.dtype)
-        return tuple(map(_arrays.grad_like, (db, da, dx, dzi), given))
+        like = tuple(map(_arrays.grad_like, (db, da, dx, dzi), given))
+        return like[0], like[1], like[2], like[3]
 
     return (out if zi is None else (out, zf)), pullback
 

@@ -151,7 +151,8 @@ def sosfilt_vjp(
     def pullback(dy: Array | None, dzf: Array | None = None) -> tuple[Array, Array, Array | None]:
         dy, dzf = _arrays.cotangent("sosfilt_vjp", "dy", dy, out), _arrays.cotangent("sosfilt_vjp", "dzf", dzf, zf)
         dzf = xp.moveaxis(dzf, (0, 1 + axis), (-2, -1))
-        dsos, dzi = [], []
+        dsos: list[Array] = []
+        dzi: list[Array] = []
         for s in reversed(range(len(sections))):
             b, a = sections[s]
             db, da, dy, dz = adjoint(

@@ -20,21 +20,21 @@ def allpole(a: Array, x: Array, zi: Array, *, axis, workers) -> Array:
         a4, past = a[..., ::-1].reshape(*x3.shape, taps), zi[..., ::-1].reshape(outer, inner, taps)
 
         def body(lo: int, hi: int) -> None:
-            _rows(a4, x3, y3, past, lo, hi)
+            _rows(a4, x3, y3, past, np.empty(taps + _TIMES, x.dtype), lo, hi)
 
         parallel_for(body, outer * inner, grain=max(1, _GRAIN // (x.shape[axis] * max(1, taps))), workers=workers)
     return y
 
 
 @jit
-def _rows(a, x, y, past, lo, hi):
+def _rows(a, x, y, past, seen, lo, hi):
     mode = flush_subnormals()
     taps, inner, length = a.shape[3], x.shape[2], x.shape[1]
-    seen = np.zeros(taps + _TIMES, x.dtype)
     for row in range(lo, hi):
         g, i = row // inner, row % inner
         coefficients, xs, ys = a[g, :, i], x[g, :, i], y[g, :, i]
-        seen[:taps] = past[g, i]
+        for k in range(taps):
+            seen[k] = past[g, i, k]
         for start in range(0, length, _TIMES):
             n = min(_TIMES, length - start)
             for t in range(n):
@@ -43,5 +43,6 @@ def _rows(a, x, y, past, lo, hi):
                     total -= line[k] * window[k]
                 seen[t + taps] = total
                 ys[start + t] = total
-            seen[:taps] = seen[n : n + taps].copy()
+            for k in range(taps):
+                seen[k] = seen[n + k]
     restore_subnormals(mode)

@@ -3,18 +3,14 @@
 A recursive filter waits for its own last output: two multiply-adds per sample and section, however few rows there are.
 One 64-byte vector holds the same sample of 16 (float32) or 8 (float64) rows, so they all wait together, and up to four
 sections of a cascade follow each other closely enough to wait together too. Rows are brought into a tile of vectors
-that stays in the first-level cache while the cascade passes over it. Lanes without a row hold zeros. Every row sees the
-same additions and multiply-adds in the same order, whatever the number of lanes: its bits never depend on its company.
+that stays in the first-level cache while the cascade passes over it. Lanes without a row are computed and ignored.
+Every row sees the same additions and multiply-adds in the same order, whatever the number of lanes: its bits never
+depend on its company.
 """
 
-from typing import Any
-
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
+from linscan.engines.cpu.filter_simd import advance, transpose
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 
 VECTOR_BYTES = 64
@@ -23,117 +19,18 @@ FUSED = 4  # sections run in one loop
 _TIMES = 128  # samples of a tile: long runs in memory, and still a quarter of the first-level cache
 
 
-class _Lanes:
-    """Vectors of `lanes` rows in a C-contiguous array: loads, stores and ``z + c x``, as LLVM instructions."""
-
-    def __init__(self, context: Any, builder: Any, element: Any, lanes: int) -> None:
-        self.context, self.b = context, builder
-        self.align = element.bitwidth // 8
-        scalar = context.get_value_type(element)
-        self.vector = scalar if lanes == 1 else ir.VectorType(scalar, lanes)
-
-    def base(self, array_type: Any, value: Any) -> Any:
-        data = self.context.make_array(array_type)(self.context, self.b, value).data
-        return self.b.bitcast(data, self.vector.as_pointer())
-
-    def load(self, base: Any, index: Any) -> Any:
-        return self.b.load(self.b.gep(base, [self._index(index)]), align=self.align)
-
-    def store(self, value: Any, base: Any, index: Any) -> None:
-        self.b.store(value, self.b.gep(base, [self._index(index)]), align=self.align)
-
-    def _index(self, index: Any) -> Any:
-        return ir.Constant(ir.IntType(64), index) if isinstance(index, int) else index
-
-    def add(self, z: Any, c: Any, x: Any, sign: int = 1) -> Any:
-        """``z + c x`` (or minus); `z` is None for zero."""
-        product = self.b.fmul(c, x, flags=("contract",))
-        if z is None:
-            return product if sign > 0 else self.b.fneg(product)
-        return (self.b.fadd if sign > 0 else self.b.fsub)(z, product, flags=("contract",))
-
-    def section(self, x: Any, c: list[Any], n_b: int, slots: list[Any]) -> Any:
-        """One sample through one section: its output. `c` is b and a[1:]; `slots` hold the state."""
-        # Transposed direct form II: the state already holds what the past adds to this and to later outputs.
-        old = [*map(self.b.load, slots), None]
-        y = self.add(old[0], c[0], x)
-        for k, slot in enumerate(slots):
-            new = old[k + 1]
-            if k + 1 < n_b:
-                new = self.add(new, c[k + 1], x)
-            if n_b + k < len(c):
-                new = self.add(new, c[n_b + k], y, -1)
-            self.b.store(new, slot)
-        return y
+@jit
+def _spread(source, target, w):
+    for s in range(source.shape[0]):
+        for k in range(source.shape[1]):
+            target[s, k, w] = source[s, k]
 
 
-@intrinsic
-def _advance(typingctx, tile, coef, z, n, forward, back, sections, lanes):
-    """Run sections over `n` samples of `tile` in place. The lengths of the four tuples are compile-time constants."""
-    n_b, n_a, n_sections = len(forward), len(back), len(sections)
-    taps, order = n_b + n_a, max(n_b - 1, n_a)
-
-    def codegen(context, builder, signature, args):
-        v = _Lanes(context, builder, tile.dtype, len(lanes))
-        tiles, coefs, states = (v.base(*pair) for pair in zip(signature.args[:3], args[:3], strict=True))
-        c = [v.load(coefs, k) for k in range(n_sections * taps)]
-        slots = [cgutils.alloca_once_value(builder, v.load(states, k)) for k in range(n_sections * order)]
-        with cgutils.for_range(builder, args[3]) as loop:
-            x = v.load(tiles, loop.index)
-            for s in range(n_sections):
-                x = v.section(x, c[s * taps : (s + 1) * taps], n_b, slots[s * order : (s + 1) * order])
-            v.store(x, tiles, loop.index)
-        for k, slot in enumerate(slots):
-            v.store(builder.load(slot), states, k)
-        return context.get_dummy_value()
-
-    return types.void(tile, coef, z, n, forward, back, sections, lanes), codegen
-
-
-@intrinsic
-def _transpose(typingctx, source, target, lanes):
-    """Copy a square of `lanes` by `lanes` numbers transposed; both arrays have unit stride along their last axis."""
-    n = len(lanes)
-
-    def codegen(context, builder, signature, args):
-        v = _Lanes(context, builder, source.dtype, n)
-
-        def line(i, k):
-            array = context.make_array(signature.args[k])(context, builder, args[k])
-            offset = builder.mul(builder.extract_value(array.strides, 0), ir.Constant(ir.IntType(64), i))
-            byte = builder.gep(builder.bitcast(array.data, ir.IntType(8).as_pointer()), [offset])
-            return builder.bitcast(byte, v.vector.as_pointer())
-
-        lines = [v.load(line(i, 0), 0) for i in range(n)]
-        # Riffling the two halves of the lines together log2(n) times is a transposition.
-        for _ in range(n.bit_length() - 1):
-            pairs = [(lines[i], lines[i + n // 2]) for i in range(n // 2)]
-            lines = []
-            for pair in pairs:
-                for half in (0, n // 2):
-                    mask = [half + i // 2 + n * (i % 2) for i in range(n)]
-                    lines.append(builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(ir.IntType(32), n), mask)))
-        for i, x in enumerate(lines):
-            v.store(x, line(i, 1), 0)
-        return context.get_dummy_value()
-
-    return types.void(source, target, lanes), codegen
-
-
-if getattr(numba.config, "DISABLE_JIT", False):  # the same two where kernels run as Python
-
-    def _advance(tile, coef, z, n, forward, back, sections, lanes):
-        for c, state in zip(coef, z, strict=True):
-            for t in range(n):
-                x = tile[t].copy()
-                old = [*state.copy(), 0]
-                tile[t] = y = old[0] + c[0] * x
-                for k in range(len(state)):
-                    ahead = c[k + 1] * x if k + 1 < len(forward) else 0
-                    state[k] = old[k + 1] + ahead - (c[len(forward) + k] * y if k < len(back) else 0)
-
-    def _transpose(source, target, lanes):
-        target[...] = source.T
+@jit
+def _gather(source, w, target):
+    for s in range(target.shape[0]):
+        for k in range(target.shape[1]):
+            target[s, k] = source[s, k, w]
 
 
 @jit
@@ -151,7 +48,7 @@ def _load(x, tile, block, first, rows, start, n, time_last, lanes):
         done = n // side * side
         for t in range(0, done, side):
             here = start + t
-            _transpose(x[0, first : first + side, here : here + side], tile[t : t + side], lanes)
+            transpose(x[0, first : first + side, here : here + side], tile[t : t + side], lanes)
     for w in range(rows):
         line = x[0, first + w, start : start + n]
         for t in range(done, n):
@@ -173,42 +70,46 @@ def _store(tile, y, block, first, rows, start, n, time_last, lanes):
         done = n // side * side
         for t in range(0, done, side):
             here = start + t
-            _transpose(tile[t : t + side], y[0, first : first + side, here : here + side], lanes)
+            transpose(tile[t : t + side], y[0, first : first + side, here : here + side], lanes)
     for w in range(rows):
         line = y[0, first + w, start : start + n]
         for t in range(done, n):
             line[t] = tile[t, w]
 
 
+def scratch_for(coef, state, lanes):
+    """Tile, coefficients and state of one group of rows, as vectors."""
+    tile = np.zeros((_TIMES, lanes), state.dtype)
+    return tile, np.zeros((*coef.shape[2:], lanes), state.dtype), np.zeros((*state.shape[2:], lanes), state.dtype)
+
+
 @jit
-def cascade(x, y, coef, state, shape, time_last, width, lo, hi):
+def cascade(x, y, coef, state, scratch, shape, time_last, width, lo, hi):
     """Every section of each row's filter, for the groups of `width` rows in ``range(lo, hi)``.
 
     `x` and `y` are (1, rows, T) if `time_last`, otherwise (blocks, T, rows); `coef` is (blocks, rows, sections, taps),
-    and `state` (blocks, rows, sections, order) is updated. `shape` holds four tuples whose lengths are those of b, of
-    a[1:], of the sections run together, and of the vectors (1 or all lanes).
+    and `state` (blocks, rows, sections, order) is updated. `scratch` is this thread's. `shape` holds four tuples whose
+    lengths are those of b, of a[1:], of the sections run together, and of the vectors (1 or all lanes).
     """
     mode = flush_subnormals()
+    tile, c, z = scratch
     forward, back, together, lanes = shape
     across, sections, fused = coef.shape[1], coef.shape[2], len(together)
     length, parts = x.shape[2 if time_last else 1], -(-across // width)
-    tile = np.zeros((_TIMES, len(lanes)), x.dtype)
-    c = np.zeros((sections, coef.shape[3], len(lanes)), x.dtype)
-    z = np.zeros((sections, state.shape[3], len(lanes)), x.dtype)
     for group in range(lo, hi):
         block, first = group // parts, group % parts * width
         rows = min(width, across - first)
-        tile[:], c[:], z[:] = 0, 0, 0
         for w in range(rows):
-            c[:, :, w], z[:, :, w] = coef[block, first + w], state[block, first + w]
-        for start in range(0, length, _TIMES):
-            n = min(_TIMES, length - start)
+            _spread(coef[block, first + w], c, w)
+            _spread(state[block, first + w], z, w)
+        for start in range(0, length, tile.shape[0]):
+            n = min(tile.shape[0], length - start)
             _load(x, tile, block, first, rows, start, n, time_last, lanes)
             for s in range(0, sections - fused + 1, fused):
-                _advance(tile, c[s : s + fused], z[s : s + fused], n, forward, back, together, lanes)
+                advance(tile, c[s : s + fused], z[s : s + fused], n, forward, back, together, lanes)
             for s in range(sections - sections % fused, sections):
-                _advance(tile, c[s : s + 1], z[s : s + 1], n, forward, back, (0,), lanes)
+                advance(tile, c[s : s + 1], z[s : s + 1], n, forward, back, (0,), lanes)
             _store(tile, y, block, first, rows, start, n, time_last, lanes)
         for w in range(rows):
-            state[block, first + w] = z[:, :, w]
+            _gather(z, w, state[block, first + w])
     restore_subnormals(mode)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cpu.filter_lanes import FUSED, MAX_ORDER, VECTOR_BYTES, cascade
+from linscan.engines.cpu.filter_lanes import FUSED, MAX_ORDER, VECTOR_BYTES, cascade, scratch_for
 from linscan.engines.cpu.filter_rows import long_filter
 from linscan.engines.cpu.pool import parallel_for, resolve_workers
 
@@ -48,8 +48,10 @@ def _results(x: Array, zi: Array | None, axis: int, shape: tuple[int, ...]) -> t
 def _side_by_side(x, y, coef, state, taps, axis, workers) -> None:
     if x.dtype.kind == "c":  # a real filter treats the two parts of a complex signal alike, and apart
         for part in ("real", "imag"):
-            half = np.ascontiguousarray(getattr(state, part))
-            _side_by_side(getattr(x, part), getattr(y, part), coef, half, taps, axis, workers)
+            signal, half = (np.ascontiguousarray(getattr(v, part)) for v in (x, state))
+            result = np.empty_like(signal)
+            _side_by_side(np.broadcast_to(signal, x.shape), result, coef, half, taps, axis, workers)
+            setattr(y, part, result)
             setattr(state, part, half)
         return
     x3, y3, outer, inner = _as_3d(x, y, axis)
@@ -66,7 +68,7 @@ def _side_by_side(x, y, coef, state, taps, axis, workers) -> None:
     grain = max(1, _GRAIN // (x.shape[axis] * width * coef.shape[2]))
 
     def body(lo: int, hi: int) -> None:
-        cascade(x3, y3, coef, state, shape, time_last, width, lo, hi)
+        cascade(x3, y3, coef, state, scratch_for(coef, state, sizes[-1]), shape, time_last, width, lo, hi)
 
     parallel_for(body, groups * -(-across // width), grain=grain, workers=workers)
 
@@ -87,5 +89,4 @@ def _as_3d(x, y, axis):
     outer = int(np.prod(y.shape[:axis], dtype=np.intp))
     inner = int(np.prod(y.shape[axis + 1 :], dtype=np.intp))
     shape = outer, y.shape[axis], inner
-    # y is the real or imaginary part of a fresh C-contiguous array, or all of it, so this is always a view.
     return x.reshape(shape), y.reshape(shape), outer, inner

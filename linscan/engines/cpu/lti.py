@@ -29,9 +29,11 @@ def dlsim(A: Array, B: Array, C: Array, D: Array, u: Array, x0: Array, *, worker
         matrices = [v.reshape(count, *v.shape[-2:]) for v in (A, B, C, D)]
         signals = [v.reshape(count, *v.shape[-2:]) for v in (u, x0[..., None, :], y, x)]
         small = (0,) * n if n <= _VECTOR and u.dtype.kind != "c" else ()
+        padded = _VECTOR if small else n
 
         def body(lo: int, hi: int) -> None:
-            _simulate(*matrices, *signals, small, lo, hi)
+            scratch = np.zeros((_TIMES + 1, padded), u.dtype), np.zeros((n, padded), u.dtype)
+            _simulate(*matrices, *signals, scratch, small, lo, hi)
 
         parallel_for(body, count, grain=max(1, _GRAIN // (T * (n + m) * (n + p))), workers=workers)
     return y, x
@@ -86,47 +88,43 @@ def _recur_large(s, columns, n):
 
 
 @jit
-def _outputs(s, c, d, u, y, start, n):
-    """``y = C x + D u`` in a tile, one product after the other in the order of the columns."""
+def _multiply(matrix, x, x_start, y, y_start, n, fresh):
+    """``y = matrix x``, or added to `y` unless `fresh`, for `n` samples; sums in the order of the columns."""
+    zero = y.dtype.type(0)
     for t in range(n):
-        before, given, result = s[t], u[start + t], y[start + t]
-        for i in range(c.shape[0]):
-            total = y.dtype.type(0)
-            for j in range(c.shape[1]):
-                total += c[i, j] * before[j]
-            for j in range(d.shape[1]):
-                total += d[i, j] * given[j]
+        given, result = x[x_start + t], y[y_start + t]
+        for i in range(matrix.shape[0]):
+            row, total = matrix[i], result[i]
+            if fresh:
+                total = zero
+            for j in range(matrix.shape[1]):
+                total += row[j] * given[j]
             result[i] = total
 
 
 @jit
-def _simulate(A, B, C, D, u, x0, y, x, small, lo, hi):
+def _simulate(A, B, C, D, u, x0, y, x, scratch, small, lo, hi):
+    """The rows in ``range(lo, hi)``; `scratch`, this thread's, is the states of a tile (and one), and A's columns."""
     mode = flush_subnormals()
-    order, length = A.shape[1], u.shape[1]
-    padded = _VECTOR if len(small) else order
-    s = np.zeros((_TIMES + 1, padded), u.dtype)
-    columns = np.zeros((order, padded), u.dtype)
+    s, columns = scratch
+    order, times = A.shape[1], s.shape[0] - 1
     for row in range(lo, hi):
-        b, c, d, us, ys, xs = B[row].copy(), C[row].copy(), D[row].copy(), u[row], y[row], x[row]
-        columns[:, :order] = A[row].T
-        s[0, :order] = x0[row, 0]
-        for start in range(0, length, _TIMES):
-            n = min(_TIMES, length - start)
-            for t in range(n):
-                given, line = us[start + t], s[t + 1]
-                for i in range(order):
-                    total = u.dtype.type(0)
-                    for j in range(b.shape[1]):
-                        total += b[i, j] * given[j]
-                    line[i] = total
+        for j in range(order):
+            s[0, j] = x0[row, 0, j]
+            for i in range(order):
+                columns[j, i] = A[row, i, j]
+        for start in range(0, u.shape[1], times):
+            n = min(times, u.shape[1] - start)
+            _multiply(B[row], u[row], start, s, 1, n, True)
             if len(small):
                 _recur_small(s, columns, n, small)
             else:
                 _recur_large(s, columns, n)
-            _outputs(s, c, d, us, ys, start, n)
+            _multiply(C[row], s, 0, y[row], start, n, True)
+            _multiply(D[row], u[row], start, y[row], start, n, False)
             for t in range(n):
-                line, state = xs[start + t], s[t]
                 for i in range(order):
-                    line[i] = state[i]
-            s[0] = s[n]
+                    x[row, start + t, i] = s[t, i]
+            for i in range(order):
+                s[0, i] = s[n, i]
     restore_subnormals(mode)

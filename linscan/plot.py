@@ -64,7 +64,7 @@ def plot_scan_tree(trace: "ScanTrace", *, axes: Any = None) -> Any:
     n, depth = trace.length, trace.depth
     with plt.rc_context(_STYLE):
         if axes is None:
-            size = (min(max(5.5, 1.3 + 0.42 * n), 12), min(max(1.6, 1.1 + 0.42 * depth), 12))
+            size = (min(max(6.5, 1.3 + 0.42 * n), 12), min(max(1.6, 1.1 + 0.42 * depth), 12))
             axes = plt.subplots(figsize=size, layout="constrained")[1]
         _wires(axes, trace)
         dot = min(30.0, 900 / max(n, depth, 1))

@@ -10,54 +10,62 @@ import numpy as np
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 from linscan.engines.cpu.pool import parallel_for
-from linscan.engines.cpu.ssm_kernel_tables import ROWS, block_length, by_growth, channel_rows, grain, planar, product
+from linscan.engines.cpu.ssm_kernel_tables import ROWS, block_length, by_growth, grain, planar, product
 
 
 def ssm_kernel_pullback(a: Array, c: Array, dk: Array, *, workers) -> tuple[Array, Array]:
     """See `linscan.ops.ssm_kernel.ssm_kernel_vjp`: the gradients of `a` and `c`, unreduced over broadcast axes."""
-    wide = np.complex128 if a.dtype.kind == "c" else np.float64
-    dc, da = np.zeros(a.shape, wide), np.zeros(a.shape, wide)  # p and p'
+    dc = da = np.zeros(a.shape, "D" if a.dtype.kind == "c" else "d")
     if dk.size and a.size:
-        a3, dc3, da3 = planar(a), planar(dc), planar(da)
-        g = channel_rows(np.ascontiguousarray(dk, accum_dtype(dk.dtype)))
-        tables, loops = by_growth(a3, g.shape[1], g.dtype)
-        if len(tables):
-            _by_tables(a3, g, dc3, da3, tables, workers)
-        if len(loops):
-            parallel_for(lambda lo, hi: _loop(a3, g, dc3, da3, loops[lo:hi]), len(loops), workers=workers)
-        da *= np.conj(c)
+        a3, dk = planar(a), dk.astype(accum_dtype(dk.dtype), copy=False)
+        dc, slope = _polynomial(a3, np.ascontiguousarray(dk.real), workers)
+        if dk.dtype.kind == "c":
+            imag = _polynomial(a3, np.ascontiguousarray(dk.imag), workers)
+            dc, slope = dc + 1j * imag[0], slope + 1j * imag[1]
+        da = np.conj(c) * slope
     return da.astype(a.dtype, copy=False), dc.astype(a.dtype, copy=False)
 
 
-def _by_tables(a, g, dc, da, channels, workers):
-    states, (length, wide) = a.shape[1], g.shape[1:]
+def _polynomial(a, g, workers):
+    """``p = sum_l g_l conj(a)^l`` and its derivative by conj(a), for real `g`; (channels, states)."""
+    p, slope = np.zeros_like(a), np.zeros_like(a)
+    tables, loops = by_growth(a, g.shape[1], g.dtype)
+    if len(tables):
+        _by_tables(a, g, p, slope, tables, workers)
+    if len(loops):
+        parallel_for(lambda lo, hi: _loop(a, g, p, slope, loops[lo:hi]), len(loops), workers=workers)
+    return tuple(x.view("D" if a.shape[2] == 2 else "d")[..., 0] for x in (p, slope))
+
+
+def _by_tables(a, g, p, slope, channels, workers):
+    states, length = a.shape[1], g.shape[1]
     block = block_length(length, 4 * states)
     blocks = -(-length // block)
-    height = -(-blocks * wide // ROWS) * ROWS
+    height = -(-blocks // ROWS) * ROWS
 
     def body(lo, hi):
-        rows, table = np.zeros((height, block), g.dtype), np.empty((block, 4 * states), g.dtype)
-        found, last, x = np.empty((height, 4 * states), g.dtype), np.empty((4, states)), np.empty((6, states))
-        _gradients(a, g, dc, da, channels[lo:hi], rows, table, found, last, x, blocks)
+        rows, table, found = (
+            np.zeros(s, g.dtype) for s in ((height, block), (block, 4 * states), (height, 4 * states))
+        )
+        scratch = np.empty((4, states)), np.empty((6, states))
+        _gradients(a, g, p, slope, channels[lo:hi], rows, table, found, *scratch, blocks)
 
-    parallel_for(body, len(channels), grain=grain(4 * length * wide * states), workers=workers)
+    parallel_for(body, len(channels), grain=grain(4 * length * states), workers=workers)
 
 
 @jit
-def _gradients(a, g, dc, da, channels, rows, table, found, last, x, blocks):
+def _gradients(a, g, p, slope, channels, rows, table, found, last, x, blocks):
     mode = flush_subnormals()
     block = len(table)
     for h in channels:
-        for q in range(blocks):  # all real parts of g, then all imaginary parts
-            piece = g[h, q * block : (q + 1) * block]
-            for part in range(g.shape[2]):
-                to = rows[part * blocks + q]
-                for r in range(len(piece)):
-                    to[r] = piece[r, part]
+        for q in range(blocks):
+            to, piece = rows[q], g[h, q * block : (q + 1) * block]
+            for r in range(len(piece)):
+                to[r] = piece[r]
         _fill(a[h], table, last)
         for q in range(0, len(rows), ROWS):
             product(rows, q, table, found[q : q + ROWS])
-        _horner(last, found, found[(g.shape[2] - 1) * blocks :], blocks, g.shape[2] - 1, x, dc[h], da[h])
+        _horner(last, found, blocks, x, p[h], slope[h])
     restore_subnormals(mode)
 
 
@@ -78,40 +86,35 @@ def _fill(a, table, last):
 
 
 @jit
-def _horner(last, real, imag, blocks, both, x, dc, da):
-    """p and p' of all states: `real` and `imag` hold V and W of the real and (if `both`) the imaginary part of g."""
-    states, pair = dc.shape
+def _horner(last, found, blocks, x, p, slope):
+    """p and p' of all states from V and W in the rows of `found`."""
+    states, pair = p.shape
     pr, pi, er, ei, wr, wi = x[0], x[1], x[2], x[3], x[4], x[5]
     for n in range(states):
         pr[n], pi[n], er[n], ei[n], wr[n], wi[n] = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for q in range(blocks - 1, -1, -1):
-        u, v = real[q], imag[q]
+        u = found[q]
         for n in range(states):
             sr, si = last[0, n], -last[1, n]
             er[n], ei[n] = er[n] * sr - ei[n] * si + pr[n], er[n] * si + ei[n] * sr + pi[n]
             pr[n], pi[n] = pr[n] * sr - pi[n] * si + u[n], pr[n] * si + pi[n] * sr - u[states + n]
             wr[n], wi[n] = wr[n] * sr - wi[n] * si + u[2 * states + n], wr[n] * si + wi[n] * sr - u[3 * states + n]
-            if both:
-                pr[n], pi[n] = pr[n] + v[states + n], pi[n] + v[n]
-                wr[n], wi[n] = wr[n] + v[3 * states + n], wi[n] + v[2 * states + n]
     for n in range(states):
         tr, ti = last[2, n], -last[3, n]
-        dc[n, pair - 1], da[n, pair - 1] = pi[n], wi[n] + er[n] * ti + ei[n] * tr
-        dc[n, 0], da[n, 0] = pr[n], wr[n] + er[n] * tr - ei[n] * ti
+        p[n, pair - 1], slope[n, pair - 1] = pi[n], wi[n] + er[n] * ti + ei[n] * tr
+        p[n, 0], slope[n, 0] = pr[n], wr[n] + er[n] * tr - ei[n] * ti
 
 
 @jit
-def _loop(a, g, dc, da, channels):
-    """Horner's rule one sample at a time, in place: where |a| > 1 it overflows no earlier than the gradient."""
+def _loop(a, g, p, slope, channels):
+    """Horner's rule one sample at a time: where |a| > 1 it overflows no earlier than the gradient."""
     states, pair = a.shape[1:]
-    length, wide = g.shape[1:]
     for h in channels:
         for n in range(states):
             ar, ai = a[h, n, 0], (-a[h, n, 1] if pair == 2 else 0.0)
             pr, pi, dr, di = 0.0, 0.0, 0.0, 0.0
-            for t in range(length - 1, -1, -1):
-                gr, gi = g[h, t, 0], (g[h, t, 1] if wide == 2 else 0.0)
+            for t in range(g.shape[1] - 1, -1, -1):
                 dr, di = dr * ar - di * ai + pr, dr * ai + di * ar + pi
-                pr, pi = pr * ar - pi * ai + gr, pr * ai + pi * ar + gi
-            dc[h, n, pair - 1], da[h, n, pair - 1] = pi, di
-            dc[h, n, 0], da[h, n, 0] = pr, dr
+                pr, pi = pr * ar - pi * ai + g[h, t], pr * ai + pi * ar
+            p[h, n, pair - 1], slope[h, n, pair - 1] = pi, di
+            p[h, n, 0], slope[h, n, 0] = pr, dr

@@ -6,7 +6,6 @@ sums have the same order for every row. BLAS would be no faster here and bring t
 
 import numpy as np
 
-from linscan._arrays import real_dtype
 from linscan.engines.cpu.jit import jit
 
 ROWS = 3  # rows the product computes side by side
@@ -18,11 +17,6 @@ def planar(x):
     """(channels, states, 1 or 2) float64: the real and imaginary parts."""
     wide = np.ascontiguousarray(x, np.complex128 if x.dtype.kind == "c" else np.float64)
     return wide.view(np.float64).reshape(*x.shape, -1)
-
-
-def channel_rows(k):
-    """(channels, length, 1 or 2): a contiguous kernel as reals, complex values as pairs."""
-    return k.view(real_dtype(k.dtype)).reshape(*k.shape, -1)
 
 
 def by_growth(a, length, dtype):

@@ -15,13 +15,14 @@ from linscan._arrays import Array, host_any, namespace
 _PADE = [comb(13, k) / perm(26, k) for k in range(14)]
 _RADIUS = 4.25
 _SQUARINGS = 32  # at most: norms up to 1e10; on the GPU, where the number needed is not looked at, always
+_SWEEPS = 16
 _ROOTS = 24
 _ROOT_STEPS = 40
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 def expm(x: Array) -> Array:
-    """``e^x`` by scaling and squaring with a Padé approximant.
+    """``e^x`` by balancing, scaling and squaring with a Padé approximant.
 
     References
     ----------
@@ -30,6 +31,8 @@ def expm(x: Array) -> Array:
     """
     xp = namespace(x)
     eye = xp.eye(x.shape[-1], dtype=x.dtype)
+    units = _units(x)
+    x = x * units
     x2 = x @ x
     x4 = x2 @ x2
     x6 = x4 @ x2
@@ -48,7 +51,29 @@ def expm(x: Array) -> Array:
         if not host_any(more, otherwise=True):
             break
         result = result @ xp.where(more, result, eye)
-    return result
+    return result / units
+
+
+def _units(x: Array) -> Array:
+    """Powers of two ``d[j] / d[i]`` that bring each row's norm to about its column's: a change of the states' units.
+
+    Physical systems mix units; a matrix of entries 1 and 1e12 would lose the difference to squarings it does not need.
+    """
+    xp = namespace(x)
+    size = abs(x) * (1 - xp.eye(x.shape[-1]))
+    exponent = xp.zeros(x.shape[:-1])
+    large = _norm(x)[..., 0] > _RADIUS  # the others need no squarings
+    for _ in range(_SWEEPS):
+        row, column = size.sum(axis=-1), size.sum(axis=-2)
+        coupled = large & (row > 0) & (column > 0)
+        # All at once, so each takes half of its share: two states that look at each other would otherwise swap places.
+        step = xp.rint(xp.log2(xp.where(coupled, row, 1) / xp.where(coupled, column, 1)) / 4)
+        step = xp.where(xp.isfinite(step), step, 0)
+        if not host_any(step != 0, otherwise=True):
+            break
+        size = size * 2.0 ** (step[..., None, :] - step[..., :, None])
+        exponent = exponent + step
+    return 2.0 ** (exponent[..., None, :] - exponent[..., :, None])
 
 
 def expm_adjoint(x: Array, grad: Array) -> Array:

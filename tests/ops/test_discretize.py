@@ -443,6 +443,16 @@ def test_units_of_the_input_do_not_matter():
 
 
 @both_kinds
+def test_units_of_the_states_do_not_matter(dtype):
+    rng = np.random.default_rng(27)
+    for n in (2, 5, 12):
+        A = random(rng, (n, n), dtype)
+        unit = 2.0 ** rng.integers(-40, 41, n)
+        got = expm(A * unit[:, None] / unit) / unit[:, None] * unit
+        tolerances.assert_close(got, expm(A), 0.1 * tolerances.matrix(dtype))
+
+
+@both_kinds
 def test_expm_adjoint_is_the_adjoint_of_the_frechet_derivative(dtype):
     rng = np.random.default_rng(31)
     A, direction, grad = (random(rng, (4, 4), dtype) for _ in range(3))

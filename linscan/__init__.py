@@ -26,6 +26,8 @@ _HOME = {
     "diagonal_init": "ops.nplr",
     "nplr": "ops.nplr",
     "fft_conv": "ops.fft_conv",
+    "fft_conv_nd": "ops.fft_conv_nd",
+    "fft_conv_nd_vjp": "ops.fft_conv_nd",
     "fft_conv_vjp": "ops.fft_conv",
     "lfilter": "ops.filters",
     "lfilter_vjp": "ops.filters",
@@ -57,11 +59,12 @@ if TYPE_CHECKING:
     from linscan.engines import available, use_engine
     from linscan.engines.cpu.pool import set_workers
     from linscan.gradcheck import check_vjp
+    from linscan.ops.allpole import allpole, allpole_vjp
     from linscan.ops.assoc_scan import assoc_scan, assoc_scan_vjp
     from linscan.ops.discretize import discretize, discretize_vjp
     from linscan.ops.discretize_diag import discretize_diag, discretize_diag_vjp
     from linscan.ops.fft_conv import fft_conv, fft_conv_vjp
-    from linscan.ops.allpole import allpole, allpole_vjp
+    from linscan.ops.fft_conv_nd import fft_conv_nd, fft_conv_nd_vjp
     from linscan.ops.filters import lfilter, lfilter_vjp
     from linscan.ops.hippo import hippo
     from linscan.ops.nplr import diagonal_init, nplr

@@ -179,3 +179,63 @@ def dplr_bilinear(Lambda, P, Q, B, C, dt, pairs):
     eye = np.eye(len(A))
     inverse = np.linalg.inv(eye - dt / 2 * A)
     return inverse @ (eye + dt / 2 * A), inverse @ B[:, None] * dt, C[None]
+
+
+# fft_conv, fft_conv_nd, short_conv
+
+
+def conv(u, k, mode="causal"):
+    """y[t] = sum_j k[j] u[t - j + c] for one row, c the lag 0 of a bidirectional kernel; circular: indices modulo T."""
+    u, k = wide(u), wide(k)
+    y = np.zeros(len(u), np.result_type(u, k))
+    for t in range(len(u)):
+        for j in range(len(k)):
+            i = t - j + (len(k) // 2 if mode == "bidirectional" else 0)
+            i = i % len(u) if mode == "circular" else i
+            if 0 <= i < len(u):
+                y[t] += k[j] * u[i]
+    return y
+
+
+def conv_rows(u, k, axis=-1, mode="causal"):
+    """`conv` of every row along `axis`, the other axes broadcast."""
+    u, k = np.moveaxis(wide(u), axis, -1), np.moveaxis(wide(k), axis, -1)
+    lead = np.broadcast_shapes(u.shape[:-1], k.shape[:-1])
+    y = np.zeros((*lead, u.shape[-1]), np.result_type(u, k))
+    u, k = np.broadcast_to(u, (*lead, u.shape[-1])), np.broadcast_to(k, (*lead, k.shape[-1]))
+    for at in np.ndindex(lead):
+        y[at] = conv(u[at], k[at], mode)
+    return np.moveaxis(y, -1, axis)
+
+
+def conv2(u, k, modes):
+    """y[s, t] = sum_ij k[i, j] u[s - i, t - j] for one image, with a mode for each axis."""
+    y = np.zeros(u.shape, np.result_type(wide(u), wide(k)))
+    for i in range(k.shape[0]):
+        rows = np.zeros(k.shape[0])
+        rows[i] = 1
+        moved = conv_rows(u, rows[:, None], 0, modes[0])  # u shifted to where kernel row i meets it
+        y = y + conv_rows(moved, k[i][None], 1, modes[1])
+    return y
+
+
+def short_conv(u, w, bias, state, dilation=1, reverse=False, reset=None):
+    """One row of u (T, D) with w (D, K), bias (D,), state ((K - 1) dilation, D) and reset (T,): outputs, new state."""
+    u, w, bias, state = (wide(x) for x in (u, w, bias, state))
+    length, span = len(u), len(state)
+    reset = np.zeros(length, bool) if reset is None else reset
+    if reverse:
+        y, state = short_conv(u[::-1], w, bias, state[::-1], dilation, False, reset[::-1])
+        return y[::-1], state[::-1]
+    x = np.concatenate([state, u])
+    number = np.concatenate([np.zeros(span, int), np.cumsum(reset)])
+    y = np.zeros((length, u.shape[1]), np.result_type(x, w, bias))
+    for t in range(length):
+        y[t] = bias
+        for j in range(w.shape[1]):
+            i = span + t - j * dilation
+            if number[i] == number[span + t]:
+                y[t] += w[:, j] * x[i]
+    last = x[length:].copy()
+    last[number[length:] != (number[-1] if len(number) else 0)] = 0
+    return y, last

@@ -21,6 +21,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "ssm_kernel": {"reference": ALL, "cpu": ALL},
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL},
+    "fft_conv_nd": {"reference": ALL, "cpu": ALL},
     "short_conv": {"reference": ALL, "cpu": ALL},
     "lfilter": {"reference": ALL, "cpu": ALL},
     "sosfilt": {"reference": ALL, "cpu": ALL},

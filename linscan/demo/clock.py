@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import signal as ss
@@ -47,48 +47,55 @@ def _sliding_memory(fs: float, centre: float) -> tuple[np.ndarray | float, ...]:
     return A_bar, B_bar, np.eye(4), np.zeros((4, 1)), 1 / fs
 
 
-def comparisons(
-    recording: Recording, result: Result
-) -> list[tuple[str, str, Callable[[], np.ndarray], Callable[[], np.ndarray]]]:
+Work = tuple[str, str, Callable[[], Any], Callable[[], Any]]
+
+
+def comparisons(recording: Recording, result: Result) -> list[Work]:
     """What is timed: (work, SciPy's name for it, ours, theirs)."""
-    sos, kernel, (a_bar, w, _) = result.sos, result.kernel, result.modes
+    return [*_filters(recording, result), *_models(recording, result)]
+
+
+def _filters(recording: Recording, result: Result) -> list[Work]:
+    sos, kernel = result.sos, result.kernel
     u, filtered = recording.signal[:_LONGEST], result.filtered[:_LONGEST]
     many_u, many = np.tile(u, (CHANNELS, 1)), np.tile(filtered, (CHANNELS, 1))
-    size, numbers, few, order = u.size, f"{u.size} samples", u[:_SOLVED], recording.order
-    drive = w[:, None] * filtered
+    size, again = u.size, f"  {CHANNELS} channels of it"
+    return [
+        (f"sosfilt, order 4, {size} samples", "sosfilt", lambda: linscan.sosfilt(sos, u), lambda: ss.sosfilt(sos, u)),
+        (again, "sosfilt", lambda: linscan.sosfilt(sos, many_u), lambda: ss.sosfilt(sos, many_u)),
+        (
+            f"fft_conv, kernel of {kernel.size}, {size} samples",
+            "fftconvolve",
+            lambda: linscan.fft_conv(filtered, kernel),
+            lambda: ss.fftconvolve(filtered, kernel)[:size],
+        ),
+        (
+            again,
+            "fftconvolve",
+            lambda: linscan.fft_conv(many, kernel),
+            lambda: ss.fftconvolve(many, kernel[None], axes=-1)[:, :size],
+        ),
+    ]
+
+
+def _models(recording: Recording, result: Result) -> list[Work]:
+    a_bar, w, _ = result.modes
+    u, order = recording.signal[:_LONGEST], recording.order
+    drive, few = w[:, None] * result.filtered[:_LONGEST], u[:_SOLVED]
     system = _sliding_memory(recording.fs, recording.centre)
 
     def modes_by_lfilter() -> np.ndarray:
         return np.stack([ss.lfilter([1.0], [1.0, -a], b) for a, b in zip(a_bar, drive, strict=True)])
 
     return [
-        (f"sosfilt, order 4, {numbers}", "sosfilt", lambda: linscan.sosfilt(sos, u), lambda: ss.sosfilt(sos, u)),
         (
-            f"  {CHANNELS} channels of it",
-            "sosfilt",
-            lambda: linscan.sosfilt(sos, many_u),
-            lambda: ss.sosfilt(sos, many_u),
-        ),
-        (
-            f"fft_conv, kernel of {kernel.size}, {numbers}",
-            "fftconvolve",
-            lambda: linscan.fft_conv(filtered, kernel),
-            lambda: ss.fftconvolve(filtered, kernel)[:size],
-        ),
-        (
-            f"  {CHANNELS} channels of it",
-            "fftconvolve",
-            lambda: linscan.fft_conv(many, kernel),
-            lambda: ss.fftconvolve(many, kernel[None], axes=-1)[:, :size],
-        ),
-        (
-            f"scan, {a_bar.size} complex modes, {numbers}",
+            f"scan, {a_bar.size} complex modes, {u.size} samples",
             "lfilter",
             lambda: linscan.scan(a_bar[:, None], drive),
             modes_by_lfilter,
         ),
         (
-            f"dlsim, LegT memory of 4, {numbers}",
+            f"dlsim, LegT memory of 4, {u.size} samples",
             "dlsim",
             lambda: linscan.dlsim(system, u)[1],
             lambda: ss.dlsim(system, u)[1],
@@ -102,7 +109,7 @@ def comparisons(
     ]
 
 
-def compare(work: str, peer: str, ours: Callable[[], np.ndarray], theirs: Callable[[], np.ndarray]) -> Row:
+def compare(work: str, peer: str, ours: Callable[[], Any], theirs: Callable[[], Any]) -> Row:
     """Median of up to `RUNS` runs each (at least five), taken in turn after one of each to warm up."""
     x, y = ours(), theirs()
     gap = float(np.linalg.norm(x - y)) / (float(np.linalg.norm(y)) or 1.0)

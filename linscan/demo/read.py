@@ -2,7 +2,6 @@
 
 import math
 import wave
-from collections.abc import Callable
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -25,10 +24,9 @@ def read(path: Path, fs: float | None = None, channel: int | None = None) -> tup
     Parameters
     ----------
     path : Path
-        A .wav file (PCM of 8, 16, 24 or 32 bits, scaled to [-1, 1)), a .npy array of real numbers with one or two
-        axes (the longer one is time), or a .csv table of numbers with one row per sample: columns separated by commas,
-        semicolons, tabs or blanks, a header line and comments after ``#`` allowed. A first column that grows in
-        equal steps beside others is taken as the time in seconds.
+        A .wav file (PCM of 8, 16, 24 or 32 bits, scaled to [-1, 1)), a .npy array of real numbers with one or two axes
+        (the longer is time), or a .csv table with one row per sample: columns separated by commas, semicolons, tabs or
+        blanks; a header and ``#`` comments allowed; a first column of equal steps beside others is the time in seconds.
     fs : float, optional
         The sampling rate in Hz, instead of what the file says.
     channel : int, optional
@@ -46,11 +44,7 @@ def read(path: Path, fs: float | None = None, channel: int | None = None) -> tup
     BadFile
         If anything about the file is not as above.
     """
-    readers: dict[str, Callable[[Path], tuple[np.ndarray, float | None]]] = {
-        ".wav": _read_wav,
-        ".npy": _read_npy,
-        ".csv": _read_csv,
-    }
+    readers: dict[str, Any] = {".wav": _read_wav, ".npy": _read_npy, ".csv": _read_csv}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise BadFile(f"{path}: unknown kind of file {path.suffix!r}; use {', '.join(readers)}")

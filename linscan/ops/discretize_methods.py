@@ -39,8 +39,9 @@ def step_length(who: str, dt: Array, prewarp: float | None) -> tuple[Array, Arra
     """The step that the method really takes (float64), and its derivative by `dt`."""
     if dt.dtype.kind == "c":
         raise TypeError(f"{who}: dt must be real; got {dt.dtype}")
-    if _arrays.host_any(~((dt > 0) & (dt < np.inf))):
-        raise ValueError(f"{who}: dt must be positive and finite; got {dt.min() if dt.ndim else dt}")
+    bad = ~((dt > 0) & (dt < np.inf))
+    if _arrays.host_any(bad):
+        raise ValueError(f"{who}: dt must be positive and finite; got {dt[bad][0]}")
     dt = dt.astype(np.float64)
     if prewarp is None:
         return dt, 1.0

@@ -256,7 +256,7 @@ def test_nan_stays_in_its_system(method):
         ((np.eye(2), np.ones((2, 1)), -0.1), "dt must be positive and finite; got -0.1"),
         ((np.eye(2), np.ones((2, 1)), [0.1, 0.0]), "dt must be positive and finite; got 0.0"),
         ((np.eye(2), np.ones((2, 1)), np.nan), "dt must be positive"),
-        ((np.eye(2), np.ones((2, 1)), np.inf), "dt must be positive"),
+        ((np.eye(2), np.ones((2, 1)), [[0.1], [np.inf]]), "dt must be positive and finite; got inf"),
         ((np.eye(2), np.ones((2, 1)), 0.1, "tustin"), "method must be one of 'zoh', 'foh', 'bilinear'"),
         ((np.ones((2, 3)), np.ones((2, 1)), 0.1), r"A must have shape \(\.\.\., N, N\); got \(2, 3\)"),
         ((np.ones((0, 0)), np.ones((0, 1)), 0.1), r"A must have shape \(\.\.\., N, N\)"),

@@ -26,17 +26,22 @@ def dlsim(A: Array, B: Array, C: Array, D: Array, u: Array, x0: Array, *, worker
     y, x = np.empty((*rows, T, p), u.dtype), np.empty((*rows, T, n), u.dtype)
     if T and y.size + x.size:
         count = int(np.prod(rows, dtype=np.intp))
-        matrices = [v.reshape(count, *v.shape[-2:]) for v in (A, B, C, D)]
-        signals = [v.reshape(count, *v.shape[-2:]) for v in (u, x0[..., None, :], y, x)]
+        inputs = [_contiguous(v.reshape(count, *v.shape[-2:])) for v in (A, B, C, D, u, x0[..., None, :])]
+        results = [v.reshape(count, *v.shape[-2:]) for v in (y, x)]
         small = (0,) * n if n <= _VECTOR and u.dtype.kind != "c" else ()
         padded = _VECTOR if small else n
 
         def body(lo: int, hi: int) -> None:
             scratch = np.zeros((_TIMES + 1, padded), u.dtype), np.zeros((n, padded), u.dtype)
-            _simulate(*matrices, *signals, scratch, small, lo, hi)
+            _simulate(*inputs, *results, scratch, small, lo, hi)
 
         parallel_for(body, count, grain=max(1, _GRAIN // (T * (n + m) * (n + p))), workers=workers)
     return y, x
+
+
+def _contiguous(v: Array) -> Array:
+    """`v`, C-contiguous and read-only: one kernel serves all layouts, for a copy that is small beside the results."""
+    return np.broadcast_to(np.ascontiguousarray(v), v.shape)
 
 
 def _recur_in_python(s, columns, n, small):

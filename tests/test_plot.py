@@ -39,6 +39,15 @@ def test_a_scan_network_shows_every_combination(algorithm, n):
     shown = dots(axes)
     assert shown.get("a finished prefix", set()) == {(right, level) for first, right, level in rows if first == 0}
     assert shown.get("a span", set()) == {(right, level) for first, right, level in rows if first > 0}
+    slanted = axes.collections[2]
+    ends = {
+        (*map(tuple, s.tolist()), tuple(c)) for s, c in zip(slanted.get_segments(), slanted.get_colors(), strict=True)
+    }
+    ink = {done: matplotlib.colors.to_rgba(plot.ORANGE if done else plot.BLUE, 0.85) for done in (True, False)}
+    lines = [
+        (left, right, level, first == 0) for level, r in enumerate(trace.levels, 1) for first, left, right in r.tolist()
+    ]
+    assert ends == {((left, level - 1), (right, level), ink[done]) for left, right, level, done in lines}
     finished = {column for column, _ in shown.get("a finished prefix", set())}
     assert finished == set(range(1, n))
     assert axes.get_title("left") == f"{algorithm}, {n} elements: work {trace.work}, depth {trace.depth}"
@@ -81,8 +90,10 @@ def test_eigenvalues_in_the_unit_disc(values, title):
     axes = plot.plot_eigenvalues(np.array(values))
     axes.figure.canvas.draw()
     assert axes.get_title("left") == title
-    (points,) = (c.get_offsets() for c in axes.collections)
-    assert np.array_equal(points, np.stack([np.real(values), np.imag(values)], axis=-1).reshape(-1, 2))
+    (points,) = axes.collections
+    colors = [plot.ORANGE if abs(v) > 1 else plot.BLUE for v in values]
+    assert np.array_equal(points.get_facecolors()[: len(values)], matplotlib.colors.to_rgba_array(colors, 0.8))
+    assert np.array_equal(points.get_offsets(), np.stack([np.real(values), np.imag(values)], axis=-1).reshape(-1, 2))
 
 
 def test_draws_into_the_axes_it_is_given():

@@ -7,8 +7,6 @@ written in real coordinates, (real parts, imaginary parts), which is a quarter o
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from linscan._arrays import Array, namespace
 
 _ELEMENTS = 1 << 22  # of the matrix powers the gradient holds at a time
@@ -100,7 +98,7 @@ def _from_row(row: Array, pairs: bool) -> Array:
 def _state_matrix(Lambda: Array, P: Array, Q: Array, pairs: bool) -> Array:
     """``diag(Lambda) - sum_r P_r Q_r*``; with pairs, of the model and its conjugate, in real coordinates."""
     xp = namespace(Lambda)
-    i, n = np.arange(Lambda.shape[1]), Lambda.shape[1]
+    i, n = xp.arange(Lambda.shape[1]), Lambda.shape[1]
     if not pairs:
         A = -(P.swapaxes(1, 2) @ Q.conj())
         A[:, i, i] += Lambda
@@ -116,7 +114,7 @@ def _state_matrix(Lambda: Array, P: Array, Q: Array, pairs: bool) -> Array:
 
 def _state_matrix_pullback(dA: Array, P: Array, Q: Array, pairs: bool) -> tuple[Array, Array, Array]:
     xp = namespace(dA)
-    i, n = np.arange(P.shape[2]), P.shape[2]
+    i, n = xp.arange(P.shape[2]), P.shape[2]
     if not pairs:
         return dA[:, i, i], -(Q @ dA.swapaxes(1, 2)), -(P @ dA.conj())
     dLambda = dA[:, i, i] + dA[:, n + i, n + i] + 1j * (dA[:, n + i, i] - dA[:, i, n + i])

@@ -112,7 +112,7 @@ def _prepare(who: str, named: dict[str, Any]) -> tuple[Model, tuple[int, ...], n
     full = {name: xp.asarray(x).astype(np.complex128) for name, x in given.items()}
     own = {name: x.shape[-2:] if name in "PQ" else x.shape[-1:] for name, x in full.items()}
     states = (*own["P"], *own["Lambda"])
-    if len(states) != 3 or any(shape not in (states[:2], states[1:2], states[2:]) for shape in own.values()):
+    if len(states) != 3 or states[1] != states[2] or any(x not in (states[:2], states[2:]) for x in own.values()):
         got = ", ".join(str(x.shape) for x in full.values())
         raise ValueError(
             f"{who}: {', '.join(full)} must have shapes (..., N), (..., R, N), (..., R, N), (..., N) and (..., N); "

@@ -207,6 +207,8 @@ def test_errors_say_who_what_and_what_came(rng):
         linscan.ssm_kernel_dplr(Lambda, P, Q[:1], B, C, dt, 5)
     with pytest.raises(ValueError, match=r"got \(3,\), \(2, 3\), \(2, 3\), \(2,\), \(3,\)"):
         linscan.ssm_kernel_dplr(Lambda, P, Q, B[:2], C, dt, 5)
+    with pytest.raises(ValueError, match=r"got \(2,\), \(2, 3\), \(2, 3\), \(3,\), \(3,\)"):
+        linscan.ssm_kernel_dplr(Lambda[:2], P, Q, B, C, dt, 5)
     with pytest.raises(ValueError, match=r"must broadcast; got .* and \(3,\) and \(2,\)"):
         linscan.ssm_kernel_dplr(Lambda, P, Q, B, np.ones((3, 3)), np.ones(2), 5)
     with pytest.raises(TypeError, match=r"ssm_kernel_dplr: dt must be real; got complex128"):

@@ -42,6 +42,12 @@ def transformed(dtype: object, length: int) -> float:
     return 3 * eps(dtype) * (2 + np.log2(max(2, length)))
 
 
+def summed(dtype: object, length: int) -> float:
+    """Norm-wise error of a sum of `length` products, term after term, of random signs."""
+    # The rounding of each partial sum, which itself grows like a random walk; twice for complex, and the storage.
+    return 4 * eps(dtype) * max(1.0, float(length)) ** 0.5
+
+
 def matrix(dtype: object) -> float:
     """Norm-wise error of a solve with, or a function of, a random matrix of a dozen rows."""
     # Done in double whatever the dtype, and rounded once; the condition numbers of such matrices are in the hundreds.

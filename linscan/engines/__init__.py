@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linscan._arrays import Array, is_cupy
-from linscan.engines import probe, support
+from linscan._arrays import Array, dtype_name, is_cupy
+from linscan.engines import fork, probe, support
 
 NAMES = ("reference", "cpu", "cuda", "numba_cuda")
 _forced: ContextVar[str | None] = ContextVar("linscan_engine", default=None)
@@ -83,7 +83,8 @@ def available() -> dict[str, Status]:
 
 @cache
 def _status(name: str) -> Status:
-    return Status(*getattr(probe, name)())
+    with fork.loading:
+        return Status(*getattr(probe, name)())
 
 
 def _forget_after_fork() -> None:
@@ -106,7 +107,7 @@ def pick(function: str, dtype: np.dtype, *arrays: Array) -> Callable[..., Any]:
         _check_forced(op, forced, dtype, on_gpu)
         return _load(forced, function)
     engine = "cuda" if on_gpu else "cpu"
-    if dtype.name in support.dtypes(op, engine) and _status(engine).ready:
+    if dtype_name(dtype) in support.dtypes(op, engine) and _status(engine).ready:
         return _load(engine, function)
     return _load("reference", function)
 
@@ -114,7 +115,7 @@ def pick(function: str, dtype: np.dtype, *arrays: Array) -> Callable[..., Any]:
 def _check_forced(op: str, engine: str, dtype: np.dtype, on_gpu: bool) -> None:
     names = support.dtypes(op, engine)
     if not names:
-        raise ValueError(f"{op}: engine {engine!r} does not have it; {', '.join(support.SUPPORT[op])} do")
+        raise ValueError(f"{op}: engine {engine!r} does not have it; it runs on {', '.join(support.SUPPORT[op])}")
     if dtype.name not in names:
         raise ValueError(f"{op}: engine {engine!r} runs {', '.join(names)}; got {dtype}")
     if engine == "cpu" and on_gpu:
@@ -126,5 +127,6 @@ def _check_forced(op: str, engine: str, dtype: np.dtype, on_gpu: bool) -> None:
 @cache
 def _load(engine: str, function: str) -> Callable[..., Any]:
     op = support.row_of(function)
-    module = importlib.import_module(f"linscan.engines.{engine}.{support.MODULE.get(op, op)}")
+    with fork.loading:
+        module = importlib.import_module(f"linscan.engines.{engine}.{support.MODULE.get(op, op)}")
     return getattr(module, function)

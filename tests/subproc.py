@@ -6,7 +6,7 @@ import sys
 import textwrap
 
 
-def run(code, *, timeout=60, **env):
+def run(code, *, timeout=100, **env):
     """What `code` prints; it must end by itself, with status 0 and nothing on stderr. `env` adds to the environment."""
     result = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)],

@@ -20,6 +20,8 @@ PRELUDE = """
     import numpy as np
     import linscan
 
+    np.random  # NumPy imports it when it is first used; a fork during that is not ours to repair
+
     def loop(a, b):
         h, hs = np.zeros(b.shape[:-1], np.result_type(a, b)), []
         for t in range(b.shape[-1]):

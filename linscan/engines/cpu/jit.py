@@ -22,7 +22,8 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_mode
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile `function` at its first call for each set of argument types, or load it where it was compiled before."""
-    kernel = numba.njit(**_OPTIONS)(function)
+    with global_compiler_lock:  # the first decoration sets Numba up; see `fork`
+        kernel = numba.njit(**_OPTIONS)(function)
     if kernel is function:  # with NUMBA_DISABLE_JIT=1 kernels run as Python, as quietly as compiled ones
         return np.errstate(all="ignore")(function)
     with suppress(RuntimeError):  # no cache directory is writable

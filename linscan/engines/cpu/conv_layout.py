@@ -75,3 +75,16 @@ def cut(pieces: Array, steps: int) -> Array:
     spans[:, 5] += index * steps
     spans[:, 6] = np.minimum(spans[:, 6], spans[:, 5] + steps)
     return spans
+
+
+class _Unmarked:
+    """The memory of `x`, which it keeps alive, without its read-only mark."""
+
+    def __init__(self, x: Array) -> None:
+        self.owner = x
+        self.__array_interface__ = {**x.__array_interface__, "data": (x.ctypes.data, False)}
+
+
+def unmarked(x: Array) -> Array:
+    """`x`, for a kernel that only reads it: a read-only array is another type, and would be compiled for anew."""
+    return x if x.flags.writeable else np.asarray(_Unmarked(x))

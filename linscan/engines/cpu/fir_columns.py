@@ -8,7 +8,7 @@ like the tile, so that 3 channels are as fast as 300.
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cpu.conv_layout import cut
+from linscan.engines.cpu.conv_layout import cut, unmarked
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 from linscan.engines.cpu.pool import parallel_for
 
@@ -30,7 +30,10 @@ def fir(u: Array, w: Array, bias: Array, y: Array, pieces: Array, channels: int,
     w, bias = np.tile(w, steps), np.tile(bias, steps)
     grain = max(1, _GRAIN * len(spans) // max(1, y.size * max(1, w.shape[1])))
     parallel_for(
-        lambda lo, hi: _fir(u, w, bias, y, spans, channels, stride, lo, hi), len(spans), grain=grain, workers=workers
+        lambda lo, hi: _fir(unmarked(u), w, bias, y, spans, channels, stride, lo, hi),
+        len(spans),
+        grain=grain,
+        workers=workers,
     )
 
 
@@ -42,7 +45,10 @@ def fir_taps(u: Array, dy: Array, shape: tuple[int, int, int], pieces: Array, st
     parts = np.zeros((len(spans), width, tile_steps(channels) * channels), u.dtype)
     grain = max(1, _GRAIN * len(spans) // max(1, dy.size * max(1, width)))
     parallel_for(
-        lambda lo, hi: _taps(u, dy, parts, spans, channels, stride, lo, hi), len(spans), grain=grain, workers=workers
+        lambda lo, hi: _taps(unmarked(u), unmarked(dy), parts, spans, channels, stride, lo, hi),
+        len(spans),
+        grain=grain,
+        workers=workers,
     )
     dw = np.zeros(shape, wide)
     np.add.at(dw, spans[:, 2], parts.reshape(len(spans), width, -1, channels).sum(2, dtype=wide))
@@ -68,18 +74,14 @@ def _fir(u, w, bias, y, spans, channels, stride, lo, hi):
                 while j < width:
                     ahead = t - stride * j
                     at, hop = base - channels * stride * j, channels * stride
-                    if j + 4 <= width and min(ahead, ahead - 3 * stride) >= x0 and max(ahead, ahead - 3 * stride) + m <= x1:
+                    far = ahead - 3 * stride
+                    if j == 0 and width >= 4 and min(ahead, far) >= x0 and max(ahead, far) + m <= x1:
                         p0, p1 = x[at : at + n], x[at - hop : at - hop + n]
                         p2, p3 = x[at - 2 * hop : at - 2 * hop + n], x[at - 3 * hop : at - 3 * hop + n]
-                        w0, w1 = taps[j, c0 : c0 + n], taps[j + 1, c0 : c0 + n]
-                        w2, w3 = taps[j + 2, c0 : c0 + n], taps[j + 3, c0 : c0 + n]
-                        if j == 0:
-                            for i in range(n):
-                                block[i] = b[i] + (w0[i] * p0[i] + w1[i] * p1[i] + w2[i] * p2[i] + w3[i] * p3[i])
-                        else:
-                            for i in range(n):
-                                block[i] += w0[i] * p0[i] + w1[i] * p1[i] + w2[i] * p2[i] + w3[i] * p3[i]
-                        j += 4
+                        w0, w1, w2, w3 = taps[0, c0:], taps[1, c0:], taps[2, c0:], taps[3, c0:]
+                        for i in range(n):
+                            block[i] = b[i] + (w0[i] * p0[i] + w1[i] * p1[i] + w2[i] * p2[i] + w3[i] * p3[i])
+                        j = 4
                         continue
                     if j == 0:
                         for i in range(n):

@@ -7,7 +7,7 @@ the taps pass over it, four at a time.
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cpu.conv_layout import cut
+from linscan.engines.cpu.conv_layout import cut, unmarked
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 from linscan.engines.cpu.pool import parallel_for
 
@@ -22,7 +22,10 @@ def fir(u: Array, w: Array, bias: Array, y: Array, pieces: Array, start: int, st
     spans = cut(pieces, _SPAN)
     grain = max(1, _GRAIN * len(spans) // max(1, y.size * max(1, w.shape[1])))
     parallel_for(
-        lambda lo, hi: _fir(u, w, bias, y, spans, start, stride, lo, hi), len(spans), grain=grain, workers=workers
+        lambda lo, hi: _fir(unmarked(u), w, bias, y, spans, start, stride, lo, hi),
+        len(spans),
+        grain=grain,
+        workers=workers,
     )
 
 
@@ -33,7 +36,10 @@ def fir_taps(u: Array, dy: Array, shape: tuple[int, int], pieces: Array, start: 
     parts = np.zeros((len(spans), shape[1]), wide)
     grain = max(1, _GRAIN * len(spans) // max(1, dy.size * max(1, shape[1])))
     parallel_for(
-        lambda lo, hi: _taps(u, dy, parts, spans, start, stride, lo, hi), len(spans), grain=grain, workers=workers
+        lambda lo, hi: _taps(unmarked(u), unmarked(dy), parts, spans, start, stride, lo, hi),
+        len(spans),
+        grain=grain,
+        workers=workers,
     )
     dw = np.zeros(shape, wide)
     np.add.at(dw, spans[:, 2], parts)
@@ -51,37 +57,26 @@ def _fir(u, w, bias, y, spans, start, stride, lo, hi):
             t1 = min(t0 + _BLOCK, end)
             block = out[t0:t1]
             n = t1 - t0
+            for i in range(n):
+                block[i] = b
             j = 0
-            while j < max(width, 1):
+            while j < width:
                 shift = start - stride * j
-                at, hop = t0 + shift, stride
-                if j + 4 <= width and min(at, at - 3 * hop) >= x0 and max(at, at - 3 * hop) + n <= x1:
-                    p0, p1 = x[at : at + n], x[at - hop : at - hop + n]
-                    p2, p3 = x[at - 2 * hop : at - 2 * hop + n], x[at - 3 * hop : at - 3 * hop + n]
+                at, far = t0 + shift, t0 + shift - 3 * stride
+                if j + 4 <= width and min(at, far) >= x0 and max(at, far) + n <= x1:
+                    p0, p1 = x[at : at + n], x[at - stride : at - stride + n]
+                    p2, p3 = x[far + stride : far + stride + n], x[far : far + n]
                     c0, c1, c2, c3 = taps[j], taps[j + 1], taps[j + 2], taps[j + 3]
-                    if j == 0:
-                        for i in range(n):
-                            block[i] = b + (c0 * p0[i] + c1 * p1[i] + c2 * p2[i] + c3 * p3[i])
-                    else:
-                        for i in range(n):
-                            block[i] += c0 * p0[i] + c1 * p1[i] + c2 * p2[i] + c3 * p3[i]
+                    for i in range(n):
+                        block[i] += c0 * p0[i] + c1 * p1[i] + c2 * p2[i] + c3 * p3[i]
                     j += 4
-                    continue
-                if j == 0:
-                    for i in range(n):
-                        block[i] = b
-                if j + 2 <= width and min(at, at - hop) >= x0 and max(at, at - hop) + n <= x1:
-                    p0, p1, c0, c1 = x[at : at + n], x[at - hop : at - hop + n], taps[j], taps[j + 1]
-                    for i in range(n):
-                        block[i] += c0 * p0[i] + c1 * p1[i]
-                    j += 2
-                    continue
-                first, last = max(t0, x0 - shift), min(t1, x1 - shift)
-                if first < last and j < width:
-                    part, p, c = out[first:last], x[first + shift : last + shift], taps[j]
-                    for i in range(last - first):
-                        part[i] += c * p[i]
-                j += 1
+                else:
+                    first, last = max(t0, x0 - shift), min(t1, x1 - shift)
+                    if first < last:
+                        part, p, c = out[first:last], x[first + shift : last + shift], taps[j]
+                        for i in range(last - first):
+                            part[i] += c * p[i]
+                    j += 1
     restore_subnormals(mode)
 
 

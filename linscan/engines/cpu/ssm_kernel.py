@@ -58,11 +58,23 @@ def _by_tables(a, c, k, channels, workers):
 @jit
 def _kernels(a, c, out, channels, lo, hi, parts, table, rows, sums, xr, xq):
     mode = flush_subnormals()
-    block, triples = table.shape[1], len(rows) // ROWS
+    pair, block, triples = a.shape[2], table.shape[1], len(rows) // ROWS
     for unit in range(lo, hi):
         h, part = channels[unit // parts], unit % parts
         for n in range(a.shape[1]):
-            _fill(a[h, n], c[h, n], n * a.shape[2], table, rows, xr, xq)
+            ar, cr, ai, ci = a[h, n, 0], c[h, n, 0], 0.0, 0.0
+            if pair == 2:
+                ai, ci = a[h, n, 1], c[h, n, 1]
+            m = n * pair + pair - 1
+            ar, ai = _powers(ar, ai, xr[0], xr[1])
+            _powers(ar, ai, xq[0], xq[1])
+            # The tables of a^r and of c a^(R q). Real arguments have one row for both parts: the real part stays.
+            for r in range(block):
+                table[m, r] = -xr[1, r]
+                table[n * pair, r] = xr[0, r]
+            for q in range(xq.shape[1]):
+                rows[q, m] = cr * xq[1, q] + ci * xq[0, q]
+                rows[q, n * pair] = cr * xq[0, q] - ci * xq[1, q]
         for q in range(triples * part // parts * ROWS, triples * (part + 1) // parts * ROWS, ROWS):
             product(rows, q, table, sums)
             for i in range(ROWS):
@@ -70,22 +82,6 @@ def _kernels(a, c, out, channels, lo, hi, parts, table, rows, sums, xr, xq):
                 for r in range(len(to)):
                     to[r] = done[r]
     restore_subnormals(mode)
-
-
-@jit
-def _fill(a, c, m, table, rows, xr, xq):
-    """One state's rows of the table of a^r and columns of the table of c a^(R q): real, then imaginary parts."""
-    last = len(a) - 1
-    ai, ci = (a[1], c[1]) if last else (0.0, 0.0)
-    sr, si = _powers(a[0], ai, xr[0], xr[1])
-    t0, t1 = table[m], table[m + last]
-    for r in range(xr.shape[1]):  # with real arguments t0 is t1: the real part is written last
-        t1[r] = -xr[1, r]
-        t0[r] = xr[0, r]
-    _powers(sr, si, xq[0], xq[1])
-    for q in range(xq.shape[1]):
-        rows[q, m + last] = c[0] * xq[1, q] + ci * xq[0, q]
-        rows[q, m] = c[0] * xq[0, q] - ci * xq[1, q]
 
 
 @jit

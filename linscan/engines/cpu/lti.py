@@ -5,19 +5,15 @@ multiply-add of a whole column of A per state; what has no memory, the products 
 time.
 """
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from linscan._arrays import Array
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
+from linscan.engines.cpu.lti_simd import LANES, product_small, recur_small
 from linscan.engines.cpu.pool import parallel_for
 
 _GRAIN = 1 << 16  # multiply-adds a thread must get for its hand-over (about 30 us) to pay
 _TIMES = 128  # steps of a tile
-_VECTOR = 8  # states that fit into one vector
 
 
 def dlsim(A: Array, B: Array, C: Array, D: Array, u: Array, x0: Array, *, workers) -> tuple[Array, Array]:
@@ -28,11 +24,12 @@ def dlsim(A: Array, B: Array, C: Array, D: Array, u: Array, x0: Array, *, worker
         count = int(np.prod(rows, dtype=np.intp))
         inputs = [_contiguous(v.reshape(count, *v.shape[-2:])) for v in (A, B, C, D, u, x0[..., None, :])]
         results = [v.reshape(count, *v.shape[-2:]) for v in (y, x)]
-        small = (0,) * n if n <= _VECTOR and u.dtype.kind != "c" else ()
-        padded = _VECTOR if small else n
+        small = (0,) * n if max(n, p) <= LANES and u.dtype.kind != "c" else ()
+        states, outputs = (LANES, LANES) if small else (n, p)
+        shapes = (_TIMES + 1, states), (_TIMES, outputs), (n, states), (m, states), (n, outputs), (m, outputs)
 
         def body(lo: int, hi: int) -> None:
-            scratch = np.zeros((_TIMES + 1, padded), u.dtype), np.zeros((n, padded), u.dtype)
+            scratch = tuple(np.zeros(shape, u.dtype) for shape in shapes)
             _simulate(*inputs, *results, scratch, small, lo, hi)
 
         parallel_for(body, count, grain=max(1, _GRAIN // (T * (n + m) * (n + p))), workers=workers)
@@ -42,44 +39,6 @@ def dlsim(A: Array, B: Array, C: Array, D: Array, u: Array, x0: Array, *, worker
 def _contiguous(v: Array) -> Array:
     """`v`, C-contiguous and read-only: one kernel serves all layouts, for a copy that is small beside the results."""
     return np.broadcast_to(np.ascontiguousarray(v), v.shape)
-
-
-def _recur_in_python(s, columns, n, small):
-    for t in range(n):
-        for j in range(len(columns)):
-            s[t + 1] += columns[j] * s[t, j]
-
-
-@intrinsic
-def _recur_vector(typingctx, s, columns, n, small):
-    """``s[t + 1] += A s[t]`` for `n` steps; `s` and the columns of A are padded to vectors."""
-    width = ir.IntType(32)
-
-    def codegen(context, builder, signature, args):
-        scalar, align = context.get_value_type(s.dtype), s.dtype.bitwidth // 8
-        vector = ir.VectorType(scalar, _VECTOR)
-
-        def line(k, index):
-            data = context.make_array(signature.args[k])(context, builder, args[k]).data
-            return builder.gep(builder.bitcast(data, vector.as_pointer()), [index])
-
-        a = [builder.load(line(1, ir.Constant(ir.IntType(64), j)), align=align) for j in range(len(small))]
-        slot = cgutils.alloca_once_value(builder, builder.load(line(0, ir.Constant(ir.IntType(64), 0)), align=align))
-        with cgutils.for_range(builder, args[2]) as loop:
-            x = builder.load(slot)
-            after = line(0, builder.add(loop.index, ir.Constant(ir.IntType(64), 1)))
-            new = builder.load(after, align=align)
-            for j, column in enumerate(a):
-                spread = builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(width, _VECTOR), [j] * _VECTOR))
-                new = builder.fadd(new, builder.fmul(column, spread, flags=("contract",)), flags=("contract",))
-            builder.store(new, after, align=align)
-            builder.store(new, slot)
-        return context.get_dummy_value()
-
-    return types.void(s, columns, n, small), codegen
-
-
-_recur_small = _recur_in_python if getattr(numba.config, "DISABLE_JIT", False) else _recur_vector
 
 
 @jit
@@ -93,43 +52,64 @@ def _recur_large(s, columns, n):
 
 
 @jit
-def _multiply(matrix, x, x_start, y, y_start, n, fresh):
-    """``y = matrix x``, or added to `y` unless `fresh`, for `n` samples; sums in the order of the columns."""
-    zero = y.dtype.type(0)
+def _product_large(columns, x, y, n, fresh):
     for t in range(n):
-        given, result = x[x_start + t], y[y_start + t]
-        for i in range(matrix.shape[0]):
-            row, total = matrix[i], result[i]
-            if fresh:
-                total = zero
-            for j in range(matrix.shape[1]):
-                total += row[j] * given[j]
-            result[i] = total
+        result, given = y[t], x[t]
+        for i in range(columns.shape[1]):
+            result[i] = 0 if fresh else result[i]
+        for j in range(len(columns)):
+            column, number = columns[j], given[j]
+            for i in range(len(column)):
+                result[i] += column[i] * number
+
+
+@jit
+def _product(columns, x, y, n, fresh, small):
+    if len(small):
+        product_small(columns, x, y, n, fresh)
+    else:
+        _product_large(columns, x, y, n, fresh)
+
+
+@jit
+def _transposed(matrix, columns):
+    for i in range(matrix.shape[0]):
+        for j in range(matrix.shape[1]):
+            columns[j, i] = matrix[i, j]
 
 
 @jit
 def _simulate(A, B, C, D, u, x0, y, x, scratch, small, lo, hi):
-    """The rows in ``range(lo, hi)``; `scratch`, this thread's, is the states of a tile (and one), and A's columns."""
+    """The rows in ``range(lo, hi)``; `scratch` is this thread's: states and outputs of a tile, columns of matrices."""
     mode = flush_subnormals()
-    s, columns = scratch
-    order, times = A.shape[1], s.shape[0] - 1
+    s, o, a, b, c, d = scratch
+    order, outputs, times = A.shape[1], C.shape[1], o.shape[0]
     for row in range(lo, hi):
-        for j in range(order):
-            s[0, j] = x0[row, 0, j]
-            for i in range(order):
-                columns[j, i] = A[row, i, j]
+        _transposed(A[row], a)
+        _transposed(B[row], b)
+        _transposed(C[row], c)
+        _transposed(D[row], d)
+        for i in range(order):
+            s[0, i] = x0[row, 0, i]
         for start in range(0, u.shape[1], times):
             n = min(times, u.shape[1] - start)
-            _multiply(B[row], u[row], start, s, 1, n, True)
+            given, states, results = u[row, start:], x[row, start:], y[row, start:]
+            _product(b, given, s[1:], n, True, small)
             if len(small):
-                _recur_small(s, columns, n, small)
+                recur_small(s, a, c, o, n, small)
+                for t in range(n):
+                    for i in range(len(small)):
+                        states[t, i] = s[t, i]
             else:
-                _recur_large(s, columns, n)
-            _multiply(C[row], s, 0, y[row], start, n, True)
-            _multiply(D[row], u[row], start, y[row], start, n, False)
+                _recur_large(s, a, n)
+                _product(c, s, o, n, True, small)
+                for t in range(n):
+                    for i in range(order):
+                        states[t, i] = s[t, i]
+            _product(d, given, o, n, False, small)
             for t in range(n):
-                for i in range(order):
-                    x[row, start + t, i] = s[t, i]
+                for i in range(outputs):
+                    results[t, i] = o[t, i]
             for i in range(order):
                 s[0, i] = s[n, i]
     restore_subnormals(mode)

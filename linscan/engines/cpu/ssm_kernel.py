@@ -102,6 +102,7 @@ def _powers(zr, zi, xr, xi):
 @jit
 def _loop(a, c, out, channels):
     """The plain recurrence h <- a h from h = c: it overflows exactly where the kernel does."""
+    mode = flush_subnormals()
     pair = a.shape[2]
     h = np.empty((2, a.shape[1]))
     hr, hi = h[0], h[1]
@@ -120,3 +121,4 @@ def _loop(a, c, out, channels):
                 else:
                     hr[n] *= ar
             to[t] = total
+    restore_subnormals(mode)

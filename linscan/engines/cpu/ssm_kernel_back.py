@@ -108,6 +108,7 @@ def _horner(last, found, blocks, x, p, slope):
 @jit
 def _loop(a, g, p, slope, channels):
     """Horner's rule one sample at a time: where |a| > 1 it overflows no earlier than the gradient."""
+    mode = flush_subnormals()
     states, pair = a.shape[1:]
     for h in channels:
         for n in range(states):
@@ -118,3 +119,4 @@ def _loop(a, g, p, slope, channels):
                 pr, pi = pr * ar - pi * ai + g[h, t], pr * ai + pi * ar
             p[h, n, pair - 1], slope[h, n, pair - 1] = pi, di
             p[h, n, 0], slope[h, n, 0] = pr, dr
+    restore_subnormals(mode)

@@ -9,6 +9,7 @@ import importlib
 import operator
 import sys
 from collections.abc import Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -97,6 +98,12 @@ def _one_device(who: str, arrays: dict[str, Any]) -> None:
             )
 
 
+@cache
+def dtype_name(dtype: np.dtype) -> str:
+    """``dtype.name``, which NumPy spells out anew at every look: half of what a small op would cost."""
+    return dtype.name
+
+
 def result_dtype(who: str, **named: Any) -> np.dtype:
     """Floating result dtype of the named arguments: NEP 50, integers to float64, bfloat16 beside float16 to float32."""
     strong, weak = [], []
@@ -107,11 +114,11 @@ def result_dtype(who: str, **named: Any) -> np.dtype:
             weak.append(x)
             continue
         dtype = x.dtype.newbyteorder("=")
-        if dtype.kind not in "biu" and dtype.name not in _FLOATING:
+        if dtype.kind not in "biu" and dtype_name(dtype) not in _FLOATING:
             raise TypeError(f"{who}: {name} has dtype {dtype}, which is not supported; use {', '.join(_FLOATING)}")
         strong.append(dtype)
-    has_bfloat16 = [d for d in strong if d.name == "bfloat16"]
-    others = [d for d in strong if d.name != "bfloat16"]
+    has_bfloat16 = [d for d in strong if dtype_name(d) == "bfloat16"]
+    others = [d for d in strong if dtype_name(d) != "bfloat16"]
     if has_bfloat16:
         is_complex = any(type(x) is complex for x in weak)
         if not others:
@@ -123,7 +130,7 @@ def result_dtype(who: str, **named: Any) -> np.dtype:
 
 def accum_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype arithmetic is done in: float32 for the two 16-bit storage types, otherwise `dtype` itself."""
-    return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
+    return np.dtype(np.float32) if dtype_name(dtype) in ("float16", "bfloat16") else dtype
 
 
 def real_dtype(dtype: np.dtype) -> np.dtype:

@@ -101,7 +101,7 @@ def _prepare(who: str, a: Any, b: Any, h0: Any, reset: Any, axis: int) -> tuple[
     a, b = xp.asarray(a, dtype), xp.asarray(b, dtype)
     shape = _arrays.broadcast_shapes(who, a=a.shape, b=b.shape)
     axis = _arrays.check_axis(who, axis, len(shape))
-    a, b = xp.broadcast_to(a, shape), xp.broadcast_to(b, shape)
+    a, b = (x if x.shape == shape else xp.broadcast_to(x, shape) for x in (a, b))
     if h0 is not None:
         h0 = _arrays.broadcast_to(who, "h0", xp.asarray(h0, dtype), shape[:axis] + shape[axis + 1 :])
     if reset is not None:

@@ -1,0 +1,38 @@
+"""How device code is compiled: by NVRTC at first use, one variant at a time, kept in CuPy's cache on disk.
+
+Headers are pasted into the source, because that cache looks at the source alone: with ``-I`` a changed header would go
+unnoticed. Variants (dtype, direction, sizes) are macros in front of it.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cupy
+
+# Multiply-adds are written out in the sources: variants of one kernel must give the same bits.
+_OPTIONS = ("-std=c++17", "-fmad=false")
+_TYPES = {"float32": "float", "float64": "double"}  # the others have the dtype's name
+
+
+@cache
+def kernel(source: str, name: str, dtype: str, *macros: tuple[str, int]) -> cupy.RawKernel:
+    """The kernel `name` of the file `source` for arrays of `dtype`; each device compiles it at its first run."""
+    return cupy.RawKernel(text(source, dtype, *macros), name, _OPTIONS)
+
+
+def text(source: str, dtype: str, *macros: tuple[str, int]) -> str:
+    """What is compiled: the macros, then the file with every header it includes, each once."""
+    defines = [("STORAGE", _TYPES.get(dtype, dtype)), *macros]
+    return "".join(f"#define {key} {value}\n" for key, value in defines) + _paste(source, set())
+
+
+def _paste(source: str, seen: set[str]) -> str:
+    seen.add(source)
+    code = (Path(__file__).parent / source).read_text(encoding="utf-8")
+
+    def header(match: Any) -> str:
+        return "" if match[1] in seen else _paste(match[1], seen)
+
+    return re.sub(r'^#include "(.+)"\n', header, code.replace("#pragma once\n", ""), flags=re.MULTILINE)

@@ -1,0 +1,179 @@
+"""First-order scans on the GPU: which kernel, how it is cut into tiles, and its launch.
+
+What a result's bits depend on (kernel, tile, order) follows from the time axis and its length alone; how many blocks
+share a row, and how memory is read, changes no bits and follows from the batch, the strides and the card.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import cupy
+import numpy as np
+
+from linscan._arrays import Array, accum_dtype
+from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda.layout import OPERANDS, layout, strides
+
+_SHORT = 64  # rows shorter than this are scanned by one thread's loop each, also where time is the last axis
+
+
+class Shape(NamedTuple):
+    """The sizes a kernel is compiled with."""
+
+    macros: tuple[tuple[str, int], ...]
+    run: int  # steps of a warp
+    warps: int  # of a block, at most
+    blocks: int  # a multiprocessor must hold, with a block or bundle to each row
+    split: int  # and with many to each
+
+
+def _tiles(rows: int, chunk: int, warps: int, group: int, blocks: int, split: int) -> Shape:
+    macros = (("ROWS", rows), ("CHUNK", chunk), ("WARPS", warps), ("GROUP", group))
+    return Shape(macros, 32 * rows * chunk, warps, blocks, split)
+
+
+def _lanes(steps: int, warps: int, group: int, blocks: int, split: int) -> Shape:
+    return Shape((("STEPS", steps), ("WARPS", warps), ("GROUP", group)), steps, warps, blocks, split)
+
+
+# By itemsize of the storage type and whether it is the pullback; chosen by measurement on an H100.
+_TILES = {
+    (2, False): _tiles(4, 8, 8, 64, 2, 2),
+    (2, True): _tiles(2, 8, 8, 64, 2, 2),
+    (4, False): _tiles(4, 4, 8, 128, 3, 3),
+    (4, True): _tiles(4, 4, 8, 128, 2, 2),
+    (8, False): _tiles(4, 2, 8, 64, 2, 2),
+    (8, True): _tiles(4, 2, 8, 64, 2, 2),
+    (16, False): _tiles(4, 1, 4, 64, 3, 3),
+    (16, True): _tiles(2, 1, 8, 64, 2, 2),
+}
+_LANES = {
+    (2, False): _lanes(16, 8, 16, 4, 3),
+    (2, True): _lanes(16, 8, 16, 2, 2),
+    (4, False): _lanes(16, 4, 16, 6, 6),
+    (4, True): _lanes(8, 4, 16, 6, 6),
+    (8, False): _lanes(8, 4, 16, 5, 5),
+    (8, True): _lanes(8, 4, 16, 4, 4),
+    (16, False): _lanes(4, 4, 16, 4, 4),
+    (16, True): _lanes(4, 4, 16, 4, 4),
+}
+
+
+def scan(a: Array, b: Array, h0: Array | None, *, axis, reverse, reset, out, workers) -> Array:
+    """See `linscan.ops.scan.scan`; `a` and `b` are broadcast, of one dtype."""
+    apart = out is None or any(_clash(out, x) for x in (a, b, h0, reset))
+    h = cupy.empty(b.shape, b.dtype) if apart else out
+    if h.size:
+        _launch(h, axis, reverse, False, (a, b, None, h, None, reset, h0), None)
+    if out is not None and h is not out:
+        out[...] = h
+    return h if out is None else out
+
+
+def scan_pullback(a: Array, h: Array, h0: Array | None, dh: Array, *, axis, reverse, reset, workers):
+    """See `linscan.ops.scan.scan_vjp`: the gradients of `a`, `b` and `h0`, unreduced over broadcast axes."""
+    da, db = cupy.empty(h.shape, h.dtype), cupy.empty(h.shape, h.dtype)
+    batch = h.shape[:axis] + h.shape[axis + 1 :]
+    if not h.size:
+        return da, db, cupy.zeros(batch, h.dtype)
+    dh0 = cupy.empty(batch, accum_dtype(h.dtype))
+    _launch(db, axis, not reverse, True, (a, dh, h, db, da, reset, h0), dh0)
+    return da, db, dh0.astype(h.dtype, copy=False)
+
+
+def _clash(out: Array, x: Array | None) -> bool:
+    """Whether writing `out` could change elements of `x` yet to be read: they overlap without being the same view."""
+    if x is None or (x.data.ptr == out.data.ptr and x.strides == out.strides):
+        return False
+    (low, high), (begin, end) = (cupy.byte_bounds(y) for y in (x, out))
+    return low < end and begin < high
+
+
+class _Plan(NamedTuple):
+    run: cupy.RawKernel
+    grid: tuple[int]
+    block: tuple[int]
+    layout: np.ndarray
+    board: int  # bytes
+
+
+_plans: dict[tuple[object, ...], _Plan | None] = {}
+
+
+def _launch(
+    out: Array, axis: int, reverse: bool, pullback: bool, arrays: tuple[Array | None, ...], last: Array | None
+) -> None:
+    """Run on `arrays`, in the order of OPERANDS, each element of which is written by exactly one thread."""
+    device = out.data.device_id
+    if device != cupy.cuda.runtime.getDevice():
+        with cupy.cuda.Device(device):
+            return _launch(out, axis, reverse, pullback, arrays, last)
+    places = [None if x is None else (x.strides, x.data.ptr & 15) for x in arrays]
+    key = (out.shape, out.dtype, axis, reverse, pullback, device, *places)
+    if key not in _plans:
+        if len(_plans) > 10_000:
+            _plans.clear()
+        _plans[key] = _plan(out, axis, reverse, pullback, arrays)
+    plan = _plans[key]
+    if plan is None:
+        return _launch_copies(out, axis, reverse, pullback, arrays, last)
+    board = _board(plan.board) if plan.board else None
+    plan.run(plan.grid, plan.block, (plan.layout, *arrays, last, board))
+    return None
+
+
+def _plan(out: Array, axis: int, reverse: bool, pullback: bool, arrays: tuple[Array | None, ...]) -> _Plan | None:
+    """Kernel, grid and layout; None for views that do not fold to six batch axes, or with strides of part elements."""
+    shape, itemsize, device = out.shape, out.dtype.itemsize, out.data.device_id
+    length, batch = shape[axis], shape[:axis] + shape[axis + 1 :]
+    in_lanes = length < _SHORT or any(n != 1 for n in shape[axis + 1 :])
+    sizes = (_LANES if in_lanes else _TILES)[itemsize, pullback]
+    warps = min(sizes.warps, -(-length // sizes.run))
+    tile = sizes.run * warps
+    operands = [
+        None if x is None else strides(x, None if name == "first" else axis)
+        for name, x in zip(OPERANDS, arrays, strict=True)
+    ]
+    struct = layout(batch, length, tile, reverse, operands)
+    if struct is None or [s is None for s in operands] != [x is None for x in arrays]:
+        return None
+    rows, tiles = out.size // length, -(-length // tile)
+    blocks = -(-rows // 32) if in_lanes else rows
+    split = tiles > 1 and blocks < 2 * _multiprocessors(device)
+    macros = {"PULLBACK": pullback, "SPLIT": split, "RESETS": arrays[OPERANDS.index("reset")] is not None}
+    if not in_lanes:
+        macros["REVERSED"] = reverse
+    macros |= {**dict(sizes.macros), "BLOCKS": sizes.split if split else sizes.blocks}
+    source = "scan_lanes.cu" if in_lanes else "scan.cu"
+    run = kernel(source, "scan", out.dtype.name, *((name, int(value)) for name, value in macros.items()))
+    grid = blocks * tiles if split else min(blocks, 2**31 - 1)
+    board = 3 * tiles * rows * accum_dtype(out.dtype).itemsize if split else 0
+    return _Plan(run, (grid,), (32 * warps,), struct, board)
+
+
+def _launch_copies(
+    out: Array, axis: int, reverse: bool, pullback: bool, arrays: tuple[Array | None, ...], last: Array | None
+) -> None:
+    """Where the views themselves will not do: on C-contiguous copies."""
+    whole = tuple(None if x is None else cupy.ascontiguousarray(x) for x in arrays)
+    result = whole[OPERANDS.index("out")]
+    _launch(result, axis, reverse, pullback, whole, last)
+    if result is not out:
+        out[...] = result
+
+
+@cache
+def _multiprocessors(device: int) -> int:
+    return cupy.cuda.Device(device).attributes["MultiProcessorCount"]
+
+
+_captured: list[Array] = []  # a captured graph runs again, with these addresses, for as long as its owner likes
+
+
+def _board(size: int) -> Array:
+    """The memory blocks hand their states on by (carry.cuh): all ones, which no number looks like."""
+    memory = cupy.empty(size, np.uint8)
+    memory.data.memset_async(0xFF, size)
+    if cupy.cuda.runtime.streamIsCapturing(cupy.cuda.get_current_stream().ptr):
+        _captured.append(memory)
+    return memory

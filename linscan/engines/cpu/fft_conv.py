@@ -127,10 +127,9 @@ def _transformed(u: Array, k: Array, y: Array, compute: np.dtype, plan: _Plan, s
         for c in range(y.shape[2]):
             product = np.multiply(seen, spectra[:, c, None, None], out=seen if c + 1 == y.shape[2] else None)
             out = plan.back(product)[..., plan.skip : plan.skip + plan.step]
-            for i, b in enumerate(range(blocks.start, blocks.stop)):
-                t = b * plan.step
-                y[gs, ms, c, t : t + plan.step] = out[:, :, i, : y.shape[-1] - t]
-            bad.update((gs.start + i, ms.start + j, c) for i, j in np.argwhere(~np.isfinite(out.sum((2, 3)))))
+            _place(out, y[gs, ms, c], blocks.start * plan.step)
+            # Every output of a transform holds a share of its first bin, the sum of the inputs.
+            bad.update((gs.start + i, ms.start + j, c) for i, j, _ in np.argwhere(~np.isfinite(out[..., 0])))
 
     def body(lo: int, hi: int) -> None:
         with np.errstate(all="ignore"):
@@ -141,6 +140,17 @@ def _transformed(u: Array, k: Array, y: Array, compute: np.dtype, plan: _Plan, s
 
     parallel_for(body, len(plan.tasks), grain=_grain(plan, y), workers=workers)
     return bad
+
+
+def _place(blocks: Array, y: Array, t: int) -> None:
+    """Write blocks of outputs (…, block, step) one after the other into `y` from `t` on; the last may be cut short."""
+    count, step = blocks.shape[-2:]
+    whole = min(count, (y.shape[-1] - t) // step)
+    target = y[..., t : t + whole * step]
+    target.reshape(*target.shape[:-1], whole, step)[...] = blocks[..., :whole, :]
+    rest = y[..., t + whole * step : t + count * step]
+    if whole < count:
+        rest[...] = blocks[..., whole, : rest.shape[-1]]
 
 
 def _grain(plan: _Plan, y: Array) -> int:

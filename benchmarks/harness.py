@@ -19,7 +19,8 @@ import scipy
 
 import linscan
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+_ROOT = Path(__file__).parent.parent
+DOCUMENTS = (_ROOT / "docs" / "benchmarks.md", _ROOT / "README.md")
 
 
 @dataclass
@@ -136,13 +137,12 @@ HEADER = "| work | linscan | against | ratio | must reach | met |\n|---|---|---|
 
 
 def write_section(name: str, text: str) -> None:
-    """Replace the section between the `name` markers of docs/benchmarks.md."""
+    """Replace what stands between the `name` markers of docs/benchmarks.md and the README."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    old = DOCUMENT.read_text(encoding="utf-8")
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    if not pattern.search(old):
-        raise SystemExit(f"{DOCUMENT} has no section {name}")
-    DOCUMENT.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", old), encoding="utf-8")
+    for document in DOCUMENTS:
+        old = document.read_text(encoding="utf-8")
+        document.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", old), encoding="utf-8")
 
 
 def tabulate(rows: Iterable[Row]) -> str:

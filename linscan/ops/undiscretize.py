@@ -113,7 +113,7 @@ def _rational(who: str, alpha: float, a_bar: Array) -> Array:
     eye = xp.eye(a_bar.shape[-1], dtype=a_bar.dtype)
     try:
         x = xp.linalg.solve(alpha * a_bar + (1 - alpha) * eye, a_bar - eye)
-        singular = _arrays.host_any(abs(x) > 2.0**52)
+        singular = _arrays.host_any(abs(x) > 2.0**48)
     except np.linalg.LinAlgError:
         singular = True
     if singular:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import linscan
+from linscan.engines.reference import ssm_kernel as reference
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
 from tests.tolerances import accumulated, assert_close, eps, powers
@@ -168,6 +169,17 @@ def test_no_array_of_channels_states_and_length(rng, engine):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < a.size * (1 << 14) * 8 / 4
+
+
+def test_the_reference_takes_channels_in_groups(rng, monkeypatch):
+    a, c = decays(rng, (5, 3), "complex128"), random(rng, (5, 3), "complex128")
+    with linscan.use_engine("reference"):
+        k, pullback = linscan.ssm_kernel_vjp(a, c, 300)
+        whole = k, *pullback(k)
+        monkeypatch.setattr(reference, "_ELEMENTS", 2 * 130 * 3)
+        k, pullback = linscan.ssm_kernel_vjp(a, c, 300)
+    for x, y in zip(whole, (k, *pullback(k)), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_one_of_each_conjugate_pair_with_twice_the_weight(rng):

@@ -1,4 +1,8 @@
-"""Compile every device source, as it stands, for every architecture we name: ``python compile_device_code.py NVCC``."""
+"""Compile every device source for every architecture we name: ``python compile_device_code.py NVCC``.
+
+A source is compiled in variants that macros choose. Where it does not name a variant of its own (``#ifndef STORAGE``), it
+gets the scans', with all switches off and all on.
+"""
 
 import os
 import subprocess
@@ -12,11 +16,21 @@ nvcc = sys.argv[1]
 folder = Path(__file__).resolve().parent.parent / "linscan" / "engines" / "cuda"
 known = subprocess.run([nvcc, "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout.split()
 archs = [75, 80, 90] + [100] * ("compute_100" in known)
+sizes = {"REVERSED": 0, "ROWS": 2, "CHUNK": 4, "WARPS": 8, "GROUP": 4, "BLOCKS": 2}
+scans = [
+    {"STORAGE": t, **sizes, "PULLBACK": on, "SPLIT": on, "RESETS": on} for t, on in [("float", 0), ("complex128", 1)]
+]
 
 
-def compile_one(source: Path, arch: int, cubin: str) -> bool:
+def variants(source: Path) -> list[dict[str, object]]:
+    text = source.read_text(encoding="utf-8")
+    return scans if "STORAGE" in text and "#ifndef STORAGE" not in text else [{}]
+
+
+def compile_one(source: Path, arch: int, macros: dict[str, object], cubin: str) -> bool:
     begin = time.perf_counter()
-    command = [nvcc, "-std=c++17", "-cubin", f"-arch=sm_{arch}", f"-I{folder}", "-o", cubin, str(source)]
+    defines = [f"-D{name}={value}" for name, value in macros.items()]
+    command = [nvcc, "-std=c++17", "-cubin", f"-arch=sm_{arch}", f"-I{folder}", *defines, "-o", cubin, str(source)]
     result = subprocess.run(command, capture_output=True, text=True)
     verdict = "ok" if result.returncode == 0 else f"FAILED\n{result.stdout}{result.stderr}"
     print(f"{source.name} sm_{arch}: {time.perf_counter() - begin:.1f} s, {verdict}")
@@ -24,6 +38,6 @@ def compile_one(source: Path, arch: int, cubin: str) -> bool:
 
 
 with tempfile.TemporaryDirectory() as out, ThreadPoolExecutor(os.cpu_count()) as pool:
-    work = [(source, arch) for source in sorted(folder.glob("*.cu")) for arch in archs]
+    work = [(s, arch, macros) for s in sorted(folder.glob("*.cu")) for arch in archs for macros in variants(s)]
     jobs = [pool.submit(compile_one, *item, f"{out}/{i}.cubin") for i, item in enumerate(work)]
     sys.exit(not all([job.result() for job in jobs]))

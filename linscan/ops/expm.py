@@ -11,7 +11,7 @@ import numpy as np
 from linscan._arrays import Array, host_any, namespace
 
 # The [13/13] Padé approximant of exp, and the norm up to which its backward error is below eps/2 [1]. Numerator and
-# denominator start with exactly 1, so that an integrator (a zero row) stays one.
+# denominator start with exactly 1, and so does the exponential of zero.
 _PADE = [comb(13, k) / perm(26, k) for k in range(14)]
 _RADIUS = 4.25
 _SQUARINGS = 32  # at most: norms up to 1e10; on the GPU, where the number needed is not looked at, always

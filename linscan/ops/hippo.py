@@ -26,7 +26,7 @@ def hippo(measure: str, N: int, *, alpha: float = 0.0, beta: float = 1.0) -> tup
         ===================== ============== ===================================================================
         measure               window         the state holds
         ===================== ============== ===================================================================
-        ``"legs"``            all the past   scaled Legendre; as a memory it is time-varying, see Notes
+        ``"legs"``            all the past   Legendre, orthonormal; as a memory it is time-varying, see Notes
         ``"legt"``            2              Legendre, orthonormal
         ``"lmu"``             1              Legendre in the scaling of Legendre memory units
         ``"lagt"``            fading         Laguerre functions times `beta`

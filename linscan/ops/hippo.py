@@ -71,10 +71,10 @@ def hippo(measure: str, N: int, *, alpha: float = 0.0, beta: float = 1.0) -> tup
     -----
     The memory of legs over t samples divides by t: ``x' = (A x + B u) / t``. Its bilinear steps are
     ``discretize(A, B, 1 / t, "bilinear")`` with ``t = 1, 2, …``, an array of steps at once (or, as A is triangular, one
-    `scan` over time for each coefficient in turn). ``discretize(A, B, log((t + 1) / t), "zoh")`` is the exact step from t
-    to t + 1 for an input held over it. With constant steps the same matrices remember on an exponentially fading
-    scale, as S4 uses them. The window of ``"legt"`` and ``"fout"`` is 2 because the first published code had it
-    so; papers give them for θ = 1. ``"chebt"`` is nilpotent and forgets nothing.
+    `scan` over time for each coefficient in turn). ``discretize(A, B, log((t + 1) / t), "zoh")`` is the exact step from
+    t to t + 1 for an input held over it. With constant steps the same matrices remember on an exponentially fading
+    scale, as S4 uses them. The window of ``"legt"`` and ``"fout"`` is 2 because the first published code had it so;
+    papers give them for θ = 1. ``"chebt"`` is nilpotent and forgets nothing.
 
     References
     ----------

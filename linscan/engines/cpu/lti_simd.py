@@ -73,12 +73,10 @@ def _recur_vector(typingctx, s, a, c, o, n, small):
         with cgutils.for_range(builder, args[4]) as loop:
             x, after = builder.load(slot), builder.add(loop.index, count[1])
             zero = ir.Constant(states.vector, [0.0] * LANES)
-            sums, out = [states.load(after), zero], zero
+            new, out = states.load(after), zero
             for j, (of_a, of_c) in enumerate(columns):
                 number = states.copies(x, j)
-                sums[j % 2] = states.add(sums[j % 2], of_a, number)  # two sums: the next step waits half as long
-                out = states.add(out, of_c, number)
-            new = builder.fadd(*sums)
+                new, out = states.add(new, of_a, number), states.add(out, of_c, number)
             states.store(new, after)
             outputs.store(out, loop.index)
             builder.store(new, slot)

@@ -1,7 +1,7 @@
 """Compile every device source for every architecture we name: ``python compile_device_code.py NVCC``.
 
-A source is compiled in variants that macros choose. Where it does not name a variant of its own (``#ifndef STORAGE``), it
-gets the scans', with all switches off and all on.
+A source is compiled in variants that macros choose. One that does not name a variant of its own (``#ifndef STORAGE``)
+gets those of the scans, with all switches off and all on.
 """
 
 import os
@@ -16,9 +16,10 @@ nvcc = sys.argv[1]
 folder = Path(__file__).resolve().parent.parent / "linscan" / "engines" / "cuda"
 known = subprocess.run([nvcc, "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout.split()
 archs = [75, 80, 90] + [100] * ("compute_100" in known)
-sizes = {"REVERSED": 0, "ROWS": 2, "CHUNK": 4, "WARPS": 8, "GROUP": 4, "BLOCKS": 2}
+sizes = {"REVERSED": 0, "ROWS": 2, "CHUNK": 4, "WARPS": 8, "GROUP": 4, "BLOCKS": 2, "STEPS": 8}
 scans = [
-    {"STORAGE": t, **sizes, "PULLBACK": on, "SPLIT": on, "RESETS": on} for t, on in [("float", 0), ("complex128", 1)]
+    {"STORAGE": dtype, **sizes, "PULLBACK": on, "SPLIT": on, "RESETS": on}
+    for dtype, on in [("float", 0), ("complex128", 1)]
 ]
 
 

@@ -25,16 +25,36 @@ def tile_steps(channels: int) -> int:
 
 def fir(u: Array, w: Array, bias: Array, y: Array, pieces: Array, channels: int, stride: int, workers) -> None:
     """``y[t] = bias + Σ_j w[j] u[t - stride j]``; u and y (B, T·D), w (R, K, D) and bias (R, D), contiguous."""
-    steps = tile_steps(channels)
+    steps, width = tile_steps(channels), w.shape[1]
     spans = cut(pieces, _SPAN * steps)
+    grain = max(1, _GRAIN * len(spans) // max(1, y.size * max(1, width)))
+    if width == 4 and abs(stride) == 1 and steps == 1:
+        inside, spans = _apart(spans, stride)
+        turned = w if stride < 0 else np.ascontiguousarray(w[:, ::-1])
+        back = 3 if stride > 0 else 0
+        parallel_for(
+            lambda lo, hi: _fir4(unmarked(u), turned, bias, y, inside, channels, back, lo, hi),
+            len(inside),
+            grain=grain,
+            workers=workers,
+        )
     w, bias = np.tile(w, steps), np.tile(bias, steps)
-    grain = max(1, _GRAIN * len(spans) // max(1, y.size * max(1, w.shape[1])))
     parallel_for(
         lambda lo, hi: _fir(unmarked(u), w, bias, y, spans, channels, stride, lo, hi),
         len(spans),
         grain=grain,
         workers=workers,
     )
+
+
+def _apart(spans: Array, stride: int) -> tuple[Array, Array]:
+    """The pairs of outputs that see all of four neighbouring inputs, and the few others."""
+    first, last = (spans[:, 3] + 3, spans[:, 4]) if stride > 0 else (spans[:, 3], spans[:, 4] - 3)
+    lo = np.minimum(np.maximum(spans[:, 5], first), spans[:, 6])
+    hi = lo + np.maximum(np.minimum(spans[:, 6], last) - lo, 0) // 2 * 2
+    inside, before, after = spans.copy(), spans.copy(), spans.copy()
+    inside[:, 5], inside[:, 6], before[:, 6], after[:, 5] = lo, hi, lo, hi
+    return tuple(x[x[:, 5] < x[:, 6]] for x in (inside, np.concatenate([before, after])))
 
 
 def fir_taps(u: Array, dy: Array, shape: tuple[int, int, int], pieces: Array, stride: int, workers) -> Array:
@@ -102,6 +122,29 @@ def _fir(u, w, bias, y, spans, channels, stride, lo, hi):
                         for i in range(size):
                             part[i] += v[i] * p[i]
                     j += 1
+    restore_subnormals(mode)
+
+
+@jit
+def _fir4(u, w, bias, y, spans, channels, back, lo, hi):
+    """Four taps without edges, two steps at once: five inputs serve two outputs. `w` is in the order of the inputs."""
+    mode = flush_subnormals()
+    for q in range(lo, hi):
+        out, x, taps, start = y[spans[q, 0]], u[spans[q, 1]], w[spans[q, 2]], bias[spans[q, 2]]
+        for c0 in range(0, channels, _CHUNK):
+            n = min(channels - c0, _CHUNK)
+            b, w0, w1, w2, w3 = start[c0:], taps[0, c0:], taps[1, c0:], taps[2, c0:], taps[3, c0:]
+            for t in range(spans[q, 5], spans[q, 6], 2):
+                at, to = (t - back) * channels + c0, t * channels + c0
+                p0, p1 = x[at : at + n], x[at + channels : at + channels + n]
+                p2, p3 = x[at + 2 * channels :][:n], x[at + 3 * channels :][:n]
+                p4 = x[at + 4 * channels :][:n]
+                y0, y1 = out[to : to + n], out[to + channels : to + channels + n]
+                for i in range(n):
+                    c, v0, v1, v2, v3 = b[i], w0[i], w1[i], w2[i], w3[i]
+                    z0, z1, z2, z3, z4 = p0[i], p1[i], p2[i], p3[i], p4[i]
+                    y0[i] = c + (v0 * z0 + v1 * z1 + v2 * z2 + v3 * z3)
+                    y1[i] = c + (v0 * z1 + v1 * z2 + v2 * z3 + v3 * z4)
     restore_subnormals(mode)
 
 

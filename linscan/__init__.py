@@ -67,9 +67,9 @@ if TYPE_CHECKING:
     from linscan.ops.fft_conv_nd import fft_conv_nd, fft_conv_nd_vjp
     from linscan.ops.filters import lfilter, lfilter_vjp
     from linscan.ops.hippo import hippo
-    from linscan.ops.nplr import diagonal_init, nplr
     from linscan.ops.lsim import lsim, lsim_vjp
     from linscan.ops.lti import dlsim, dlsim_step, dlsim_vjp
+    from linscan.ops.nplr import diagonal_init, nplr
     from linscan.ops.scan import scan, scan_step, scan_vjp
     from linscan.ops.scan_trace import scan_trace
     from linscan.ops.short_conv import short_conv, short_conv_step, short_conv_vjp

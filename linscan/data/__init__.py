@@ -75,7 +75,7 @@ def load_co2() -> tuple[np.ndarray, float, str]:
     >>> signal.shape, round(fs, 2), description
     ((2284,), 52.18, 'weekly carbon dioxide at Mauna Loa, 1958 to 2001')
     """
-    ppm = np.genfromtxt(_HERE / "co2.csv", delimiter=",", skip_header=1, usecols=1)
+    ppm = np.genfromtxt(_HERE / "co2.csv", delimiter=",", skip_header=1, usecols=[1])
     week, known = np.arange(ppm.size), np.isfinite(ppm)
     signal = np.interp(week, week[known], ppm[known])
     return signal, 365.25 / 7, "weekly carbon dioxide at Mauna Loa, 1958 to 2001"

@@ -9,17 +9,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cupy
-
 # Multiply-adds are written out in the sources: variants of one kernel must give the same bits.
-_OPTIONS = ("-std=c++17", "-fmad=false")
+OPTIONS = ("-std=c++17", "-fmad=false")
 _TYPES = {"float32": "float", "float64": "double"}  # the others have the dtype's name
 
 
 @cache
-def kernel(source: str, name: str, dtype: str, *macros: tuple[str, int]) -> cupy.RawKernel:
+def kernel(source: str, name: str, dtype: str, *macros: tuple[str, int]) -> Any:
     """The kernel `name` of the file `source` for arrays of `dtype`; each device compiles it at its first run."""
-    return cupy.RawKernel(text(source, dtype, *macros), name, _OPTIONS)
+    import cupy
+
+    return cupy.RawKernel(text(source, dtype, *macros), name, OPTIONS)
 
 
 def text(source: str, dtype: str, *macros: tuple[str, int]) -> str:

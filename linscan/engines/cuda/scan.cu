@@ -105,6 +105,7 @@ __device__ __forceinline__ void in_order(Tile& tile, C (&start)[ROWS], C state, 
   for (int w = 0; w < warps; w++) {
     if (warp == w) {
       if (w) state = shared.state;
+      __syncwarp();  // all have read it before lane 0 writes it
 #pragma unroll
       for (int j = 0; j < ROWS; j++) {
 #pragma unroll 1

@@ -13,50 +13,7 @@ import numpy as np
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.layout import OPERANDS, layout, strides
-
-_SHORT = 64  # rows shorter than this are scanned by one thread's loop each, also where time is the last axis
-
-
-class Shape(NamedTuple):
-    """The sizes a kernel is compiled with."""
-
-    macros: tuple[tuple[str, int], ...]
-    run: int  # steps of a warp
-    warps: int  # of a block, at most
-    blocks: int  # a multiprocessor must hold, with a block or bundle to each row
-    split: int  # and with many to each
-
-
-def _tiles(rows: int, chunk: int, warps: int, group: int, blocks: int, split: int) -> Shape:
-    macros = (("ROWS", rows), ("CHUNK", chunk), ("WARPS", warps), ("GROUP", group))
-    return Shape(macros, 32 * rows * chunk, warps, blocks, split)
-
-
-def _lanes(steps: int, warps: int, group: int, blocks: int, split: int) -> Shape:
-    return Shape((("STEPS", steps), ("WARPS", warps), ("GROUP", group)), steps, warps, blocks, split)
-
-
-# By itemsize of the storage type and whether it is the pullback; chosen by measurement on an H100.
-_TILES = {
-    (2, False): _tiles(4, 8, 8, 64, 2, 2),
-    (2, True): _tiles(2, 8, 8, 64, 2, 2),
-    (4, False): _tiles(4, 4, 8, 128, 3, 3),
-    (4, True): _tiles(4, 4, 8, 128, 2, 2),
-    (8, False): _tiles(4, 2, 8, 64, 2, 2),
-    (8, True): _tiles(4, 2, 8, 64, 2, 2),
-    (16, False): _tiles(4, 1, 4, 64, 3, 3),
-    (16, True): _tiles(2, 1, 8, 64, 2, 2),
-}
-_LANES = {
-    (2, False): _lanes(16, 8, 16, 4, 3),
-    (2, True): _lanes(16, 8, 16, 2, 2),
-    (4, False): _lanes(16, 4, 16, 6, 6),
-    (4, True): _lanes(8, 4, 16, 6, 6),
-    (8, False): _lanes(8, 4, 16, 5, 5),
-    (8, True): _lanes(8, 4, 16, 4, 4),
-    (16, False): _lanes(4, 4, 16, 4, 4),
-    (16, True): _lanes(4, 4, 16, 4, 4),
-}
+from linscan.engines.cuda.sizes import SHORT, macros, sizes_of
 
 
 def scan(a: Array, b: Array, h0: Array | None, *, axis, reverse, reset, out, workers) -> Array:
@@ -126,8 +83,8 @@ def _plan(out: Array, axis: int, reverse: bool, pullback: bool, arrays: tuple[Ar
     """Kernel, grid and layout; None for views that do not fold to six batch axes, or with strides of part elements."""
     shape, itemsize, device = out.shape, out.dtype.itemsize, out.data.device_id
     length, batch = shape[axis], shape[:axis] + shape[axis + 1 :]
-    in_lanes = length < _SHORT or any(n != 1 for n in shape[axis + 1 :])
-    sizes = (_LANES if in_lanes else _TILES)[itemsize, pullback]
+    in_lanes = length < SHORT or any(n != 1 for n in shape[axis + 1 :])
+    sizes = sizes_of(in_lanes, itemsize, pullback)
     warps = min(sizes.warps, -(-length // sizes.run))
     tile = sizes.run * warps
     operands = [
@@ -140,12 +97,9 @@ def _plan(out: Array, axis: int, reverse: bool, pullback: bool, arrays: tuple[Ar
     rows, tiles = out.size // length, -(-length // tile)
     blocks = -(-rows // 32) if in_lanes else rows
     split = tiles > 1 and blocks < 2 * _multiprocessors(device)
-    macros = {"PULLBACK": pullback, "SPLIT": split, "RESETS": arrays[OPERANDS.index("reset")] is not None}
-    if not in_lanes:
-        macros["REVERSED"] = reverse
-    macros |= {**dict(sizes.macros), "BLOCKS": sizes.split if split else sizes.blocks}
+    resets = arrays[OPERANDS.index("reset")] is not None
     source = "scan_lanes.cu" if in_lanes else "scan.cu"
-    run = kernel(source, "scan", out.dtype.name, *((name, int(value)) for name, value in macros.items()))
+    run = kernel(source, "scan", out.dtype.name, *macros(sizes, pullback, split, resets, reverse))
     grid = blocks * tiles if split else min(blocks, 2**31 - 1)
     board = 3 * tiles * rows * accum_dtype(out.dtype).itemsize if split else 0
     return _Plan(run, (grid,), (32 * warps,), struct, board)

@@ -1,0 +1,59 @@
+"""What the first call of a loop costs in a fresh process: importing Numba, setting it up, compiling or loading.
+
+Nothing of it is the loop. The note tells how much Numba takes alone, for one line of its own that is cached too: no
+engine made with Numba starts faster than that.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.harness import Row
+
+_SCAN = """
+import time, numpy as np, linscan
+a = np.full((64, 2500), 0.5, np.float32)
+start = time.perf_counter()
+linscan.scan(a, a)
+print(time.perf_counter() - start)
+"""
+
+_LINE = """
+import time, numpy as np
+a = np.ones(8, np.float32)
+start = time.perf_counter()
+import line
+line.double(a)
+print(time.perf_counter() - start)
+"""
+
+_MODULE = """
+import numba
+
+@numba.njit(cache=True)
+def double(x):
+    return x[0] + x[0]
+"""
+
+
+def _seconds(code: str, cache: Path, folder: str) -> float:
+    """What `code` prints, in a fresh process with its kernel cache in `cache`, started in `folder`."""
+    path = os.pathsep.join([folder, str(Path(__file__).parent.parent)])
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": path}
+    return float(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout)
+
+
+def rows() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "line.py").write_text(_MODULE)
+        empty = [_seconds(_SCAN, Path(folder) / str(i), folder) for i in range(5)]
+        filled = Path(folder) / "0"
+        cached = [(_seconds(_SCAN, filled, folder), _seconds(_LINE, filled, folder)) for _ in range(8)][1:]
+    ours, numba = (statistics.median(times) for times in zip(*cached, strict=True))
+    work = "first call of `scan` in a fresh process"
+    yield Row(f"{work}, empty cache", "limit", statistics.median(empty), 1.5, 1.0)
+    yield Row(f"{work}, cached", "limit", ours, 0.3, 1.0, note=f"Numba alone {numba:.2f} s")

@@ -90,7 +90,7 @@ def lfilter(
     b, a, x, start, axis, dtype = _prepare("lfilter", b, a, x, axis, zi)
     y, state = pick("lfilter", dtype, x)(b, a, x, start, axis=axis, workers=workers)
     y = y.astype(dtype, copy=False)
-    return y if zi is None else (y, _state_out(state, axis, dtype))
+    return y if zi is None else (y, state_out(state, axis, dtype))
 
 
 def lfilter_vjp(
@@ -136,7 +136,7 @@ def lfilter_vjp(
     given = _arrays.take("lfilter_vjp", b=b, a=a, x=x, zi=zi)[1:]
     b, a, x, start, axis, dtype = _prepare("lfilter_vjp", b, a, x, axis, zi)
     y, state = pick("lfilter", dtype, x)(b, a, x, start, axis=axis, workers=workers)
-    out, zf = y.astype(dtype, copy=False), _state_out(state, axis, dtype)
+    out, zf = y.astype(dtype, copy=False), state_out(state, axis, dtype)
     scale = _arrays.namespace(x).atleast_1d(given[1])[..., :1]  # a[0]
 
     def pullback(dy: Array | None, dzf: Array | None = None) -> tuple[Array, Array, Array, Array | None]:
@@ -147,7 +147,7 @@ def lfilter_vjp(
         # conj(a[0]).
         da[..., 0] = -(b.conj() * db).sum(axis=-1) - (a.conj() * da)[..., 1:].sum(axis=-1)
         db, da = db / scale.conj(), da / scale.conj()
-        dzi = None if zi is None else dzi if np.ndim(given[3]) < x.ndim else _state_out(dzi, axis, dzi.dtype)
+        dzi = None if zi is None else dzi if np.ndim(given[3]) < x.ndim else state_out(dzi, axis, dzi.dtype)
         like = tuple(map(_arrays.grad_like, (db, da, dx, dzi), given))
         return like[0], like[1], like[2], like[3]
 
@@ -193,7 +193,7 @@ def _prepare(who: str, b: Any, a: Any, x: Any, axis: int, zi: Any) -> tuple[Any,
         if taps.shape[-1] == 0:
             raise ValueError(f"{who}: {name} must hold at least one coefficient; got shape {taps.shape}")
     compute = _arrays.accum_dtype(dtype)
-    b, a = (v.astype(_coefficient_dtype(compute, b, a), copy=False) for v in (b, a))
+    b, a = (v.astype(coefficient_dtype(compute, b, a), copy=False) for v in (b, a))
     if _arrays.host_any(a[..., 0] == 0):
         raise ValueError(f"{who}: a[0] must not be 0")
     if _arrays.real_dtype(compute) == np.float32 and a.shape[-1] - 1 > _SAFE_ORDER:
@@ -201,18 +201,18 @@ def _prepare(who: str, b: Any, a: Any, x: Any, axis: int, zi: Any) -> tuple[Any,
         message = f"{who}: feedback of order {order} in single precision may be unstable; use sosfilt or float64"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     b, a = b / a[..., :1], a / a[..., :1]
-    x, rows, axis = _signal(who, x, axis, compute, b=b.shape[:-1], a=a.shape[:-1])
+    x, rows, axis = broadcast_signal(who, x, axis, compute, b=b.shape[:-1], a=a.shape[:-1])
     b, a = (xp.broadcast_to(v, (*rows, v.shape[-1])) for v in (b, a))
-    return b, a, x, _state_in(who, zi, rows, axis, (max(b.shape[-1], a.shape[-1]) - 1,), compute), axis, dtype
+    return b, a, x, state_in(who, zi, rows, axis, (max(b.shape[-1], a.shape[-1]) - 1,), compute), axis, dtype
 
 
-def _coefficient_dtype(compute: np.dtype, *coefficients: Array) -> np.dtype:
+def coefficient_dtype(compute: np.dtype, *coefficients: Array) -> np.dtype:
     """The dtype of the work, or its real one: a real filter of a complex signal stays real."""
     is_complex = any(c.dtype.kind == "c" for c in coefficients)
     return compute if is_complex else _arrays.real_dtype(compute)
 
 
-def _signal(who: str, x: Array, axis: int, dtype: np.dtype, **leading: tuple[int, ...]) -> tuple[Any, ...]:
+def broadcast_signal(who: str, x: Array, axis: int, dtype: np.dtype, **leading: tuple[int, ...]) -> tuple[Any, ...]:
     """`x` broadcast against the filters' leading axes; its shape without time; the position of time."""
     if x.ndim == 0:
         raise ValueError(f"{who}: x must be at least 1-D; got a scalar")
@@ -224,7 +224,7 @@ def _signal(who: str, x: Array, axis: int, dtype: np.dtype, **leading: tuple[int
     return x, rows, axis
 
 
-def _state_in(who: str, zi: Any, rows: tuple[int, ...], axis: int, inner: tuple[int, ...], dtype: np.dtype) -> Any:
+def state_in(who: str, zi: Any, rows: tuple[int, ...], axis: int, inner: tuple[int, ...], dtype: np.dtype) -> Any:
     """`zi` as (rows, *inner); the user has the last of `inner` along `axis` and the others, if any, in front."""
     if zi is None:
         return None
@@ -242,8 +242,8 @@ def _state_in(who: str, zi: Any, rows: tuple[int, ...], axis: int, inner: tuple[
         raise ValueError(f"{who}: zi must broadcast to {expected}; got {zi.shape} with its state moved last") from error
 
 
-def _state_out(state: Array, axis: int, dtype: np.dtype, n_inner: int = 1) -> Array:
-    """A state (rows, *inner) as the user has it: the inverse of `_state_in`."""
+def state_out(state: Array, axis: int, dtype: np.dtype, n_inner: int = 1) -> Array:
+    """A state (rows, *inner) as the user has it: the inverse of `state_in`."""
     xp, lead = _arrays.namespace(state), n_inner - 1
     moved = xp.moveaxis(state, tuple(range(-n_inner, 0)), (*range(lead), lead + axis))
     return xp.ascontiguousarray(moved, dtype=dtype)

@@ -8,7 +8,7 @@ import numpy as np
 from linscan import _arrays
 from linscan._arrays import Array
 from linscan.engines import pick
-from linscan.ops.filters import _coefficient_dtype, _signal, _state_in, _state_out, adjoint
+from linscan.ops.filters import adjoint, broadcast_signal, coefficient_dtype, state_in, state_out
 
 
 def sosfilt(
@@ -76,7 +76,7 @@ def sosfilt(
     sos, x, start, axis, dtype = _prepare("sosfilt", sos, x, axis, zi)
     y, state = pick("sosfilt", dtype, x)(sos, x, start, axis=axis, workers=workers)
     y = y.astype(dtype, copy=False)
-    return y if zi is None else (y, _state_out(state, axis, dtype, n_inner=2))
+    return y if zi is None else (y, state_out(state, axis, dtype, n_inner=2))
 
 
 def _prepare(who: str, sos: Any, x: Any, axis: int, zi: Any) -> tuple[Any, ...]:
@@ -89,10 +89,10 @@ def _prepare(who: str, sos: Any, x: Any, axis: int, zi: Any) -> tuple[Any, ...]:
     if _arrays.host_any(sos[..., 3] != 1):
         raise ValueError(f"{who}: sos[..., 3] must be all ones; divide each section by it")
     compute = _arrays.accum_dtype(dtype)
-    sos = sos.astype(_coefficient_dtype(compute, sos), copy=False)
-    x, rows, axis = _signal(who, xp.asarray(x), axis, compute, sos=sos.shape[:-2])
+    sos = sos.astype(coefficient_dtype(compute, sos), copy=False)
+    x, rows, axis = broadcast_signal(who, xp.asarray(x), axis, compute, sos=sos.shape[:-2])
     sos = xp.broadcast_to(sos, (*rows, *sos.shape[-2:]))
-    return sos, x, _state_in(who, zi, rows, axis, (sos.shape[-2], 2), compute), axis, dtype
+    return sos, x, state_in(who, zi, rows, axis, (sos.shape[-2], 2), compute), axis, dtype
 
 
 def sosfilt_vjp(
@@ -146,7 +146,7 @@ def sosfilt_vjp(
         y, state = run(b, a, signals[-1], None if start is None else start[..., s, :], axis=axis, workers=workers)
         signals.append(y)
         states.append(state)
-    out, zf = y.astype(dtype, copy=False), _state_out(xp.stack(states, axis=-2), axis, dtype, n_inner=2)
+    out, zf = y.astype(dtype, copy=False), state_out(xp.stack(states, axis=-2), axis, dtype, n_inner=2)
 
     def pullback(dy: Array | None, dzf: Array | None = None) -> tuple[Array, Array, Array | None]:
         dy, dzf = _arrays.cotangent("sosfilt_vjp", "dy", dy, out), _arrays.cotangent("sosfilt_vjp", "dzf", dzf, zf)
@@ -162,7 +162,7 @@ def sosfilt_vjp(
             dsos.insert(0, xp.concatenate([db, da], axis=-1))
             dzi.insert(0, dz)
         dz = xp.stack(dzi, axis=-2)
-        dz = dz if zi is None or np.ndim(given[2]) <= x.ndim else _state_out(dz, axis, dz.dtype, n_inner=2)
+        dz = dz if zi is None or np.ndim(given[2]) <= x.ndim else state_out(dz, axis, dz.dtype, n_inner=2)
         dsos_dx = _arrays.grad_like(xp.stack(dsos, axis=-2), given[0]), _arrays.grad_like(dy, given[1])
         return *dsos_dx, _arrays.grad_like(dz, given[2])
 

@@ -5,6 +5,7 @@
 #   make lint    ruff and mypy
 #   make docs    the documentation, into docs/_build/html
 #   make bench   measure every operation against its peers
+#   make table   put the support table into the README
 #   make clean   remove the environment and what was built
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=path the virtual environment, ARGS="…" what a command is given.
@@ -21,7 +22,7 @@ RUN := $(BIN)/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --prefer-binary
 ARGS ?=
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench table clean
 
 demo: $(VENV)/.plot
 	$(RUN) -m linscan demo $(ARGS)
@@ -39,6 +40,9 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.bench
 	$(RUN) -m benchmarks $(ARGS)
+
+table: $(VENV)/.test
+	$(RUN) .ci/update_support_table.py
 
 clean:
 	rm -rf build dist docs/_build linscan-demo

@@ -40,11 +40,20 @@ def test_every_row_names_engines_that_have_the_function(op):
 
 @pytest.mark.parametrize("op", support.SUPPORT)
 def test_engines_of_an_op_take_the_same_arguments(op):
-    functions = [op] + [f"{op}_pullback"] * hasattr(_module("reference", op), f"{op}_pullback")
-    for function in functions:
-        names = [list(inspect.signature(engines._load(e, function)).parameters) for e in ("reference", "cpu")
-                 if e in support.SUPPORT[op]]  # fmt: skip
-        assert all(n == names[0] for n in names), function
+    for function in [op] + [f"{op}_pullback"] * hasattr(_module("reference", op), f"{op}_pullback"):
+        signatures = [_parameters(engines._load(e, function)) for e in ("reference", "cpu") if e in support.SUPPORT[op]]
+        (positional, keywords), *others = signatures
+        for other_positional, other_keywords in others:
+            assert other_positional == positional, function
+            assert None in (keywords, other_keywords) or other_keywords == keywords, function
+
+
+def _parameters(function):
+    """Names of the positional parameters, and of those given by keyword (None: any)."""
+    parameters = inspect.signature(function).parameters.values()
+    keywords = None if any(p.kind is p.VAR_KEYWORD for p in parameters) else set()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return positional, keywords if keywords is None else {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def _module(engine, op):

@@ -34,7 +34,11 @@ def test_nested_use_runs_inline():
     threads = {}
 
     def outer(lo, hi):
-        parallel_for(lambda i, j: threads.setdefault(lo, set()).add(threading.get_ident()), 8, workers=4)
+        def inner(i, j):
+            time.sleep(0.01)  # long enough for a pool thread to take a range, if any were offered
+            threads.setdefault(lo, set()).add(threading.get_ident())
+
+        parallel_for(inner, 8, workers=4)
         assert threads[lo] == {threading.get_ident()}
 
     parallel_for(outer, 4, workers=4)
@@ -70,7 +74,14 @@ def test_the_caller_does_not_wait_for_a_pool_that_others_keep_busy():
         done = []
         parallel_for(lambda lo, hi: done.append(hi - lo), 10, workers=3)
         assert sum(done) == 10
-        assert not release.is_set()
+
+        def fail(lo, hi):
+            done.append("failed")
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            parallel_for(fail, 10, workers=3)
+        assert done.count("failed") == 1, "ranges that nobody has begun are dropped"
     finally:
         release.set()
     assert all(f.result(30) for f in other)

@@ -39,6 +39,14 @@ def take(who: str, **named: Any) -> tuple[Any, ...]:
     None and Python scalars pass through unchanged (the latter are weak in promotion). Sequences and NumPy scalars go
     where the arrays are.
     """
+    kinds = {type(x) for x in named.values() if x is not None}
+    if kinds == {np.ndarray}:  # the common cases pay for no checks
+        return np, *named.values()
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and kinds == {cupy.ndarray}:
+        devices = [x.device for x in named.values() if x is not None]
+        if all(d == devices[0] for d in devices):
+            return cupy, *named.values()
     plain = {name: _adopt(who, name, x) for name, x in named.items()}
     host = [n for n, x in plain.items() if isinstance(x, np.ndarray) and not isinstance(named[n], _FOLLOWERS)]
     device = [n for n, x in plain.items() if is_cupy(x)]
@@ -106,6 +114,9 @@ def dtype_name(dtype: np.dtype) -> str:
 
 def result_dtype(who: str, **named: Any) -> np.dtype:
     """Floating result dtype of the named arguments: NEP 50, integers to float64, bfloat16 beside float16 to float32."""
+    given = {getattr(x, "dtype", None) for x in named.values() if x is not None}
+    if len(given) == 1 and (only := given.pop()) is not None and only.isnative and dtype_name(only) in _FLOATING:
+        return only
     strong, weak = [], []
     for name, x in named.items():
         if x is None:
@@ -175,6 +186,8 @@ def check_count(who: str, name: str, value: int, least: int = 0) -> int:
 
 def broadcast_shapes(who: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The common shape, or a ValueError that names every argument and its shape."""
+    if len(set(shapes.values())) == 1:
+        return next(iter(shapes.values()))
     try:
         return np.broadcast_shapes(*shapes.values())
     except ValueError as error:

@@ -99,7 +99,7 @@ def test_any_axis_layout_state_reset_and_direction(
 
 def edges(in_lanes, dtype):
     """Lengths just below, at and above every boundary of a kernel: chunk, run, tile, two tiles, a group of tiles."""
-    sizes = sizes_of(in_lanes, dtype_of(dtype).itemsize, False)
+    sizes = sizes_of(in_lanes, dtype_of(dtype).itemsize, False, 1)
     tile = sizes.run * sizes.warps
     marks = [sizes.run, tile, 2 * tile] + ([dict(sizes.macros)["GROUP"] * tile] if in_lanes else [])
     return [mark + step for mark in marks for step in (-1, 0, 1)]
@@ -120,7 +120,7 @@ def test_tails_of_every_tile(rng, shared, dtype, reverse):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex128"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_every_element_is_written(rng, shared, dtype, axis):
-    sizes = sizes_of(axis == 0, dtype_of(dtype).itemsize, False)
+    sizes = sizes_of(axis == 0, dtype_of(dtype).itemsize, False, 1)
     length = 2 * sizes.run * sizes.warps + 5
     shape = (length, 35) if axis == 0 else (5, length)
     a, b = on_gpu(decays(rng, shape, dtype), random(rng, shape, dtype))

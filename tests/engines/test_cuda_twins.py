@@ -224,7 +224,7 @@ def test_sixteen_bytes_at_a_time_only_where_aligned(strides, length, reverse, ad
 
 def test_the_layout_struct():
     operands = [layout.strides(view((400, 40, 4)), 1), None, None, layout.strides(view((0, 4, 0)), 1)] + [None] * 3
-    struct = layout.layout((7, 10), 10, 4, True, operands).view(layout._LAYOUT)[0]
+    struct = layout.layout((7, 10), 10, 4, True, operands).view(layout.LAYOUT)[0]
     assert (struct["length"], struct["rows"], struct["tiles"], struct["ndim"]) == (10, 70, 3, 2)
     assert struct["size"][:2].tolist() == [7, 10]
     decay, out = struct["operand"][0], struct["operand"][3]
@@ -261,7 +261,7 @@ VARIANTS = [
 @pytest.mark.parametrize(("in_lanes", "dtype", "pullback", "split", "resets"), VARIANTS)
 def test_device_code_compiles_without_spills(tmp_path, in_lanes, dtype, pullback, split, resets):
     itemsize = {"float32": 4, "bfloat16": 2, "float64": 8, "complex64": 8}[dtype]
-    variant = macros(sizes_of(in_lanes, itemsize, pullback), pullback, split, resets, pullback)
+    variant = macros(sizes_of(in_lanes, itemsize, pullback, 1), pullback, split, resets, pullback)
     source = tmp_path / "kernel.cu"
     source.write_text(_load.text("scan_lanes.cu" if in_lanes else "scan.cu", dtype, *variant))
     cards = [75, 80, 90] if dtype in ("float32", "bfloat16") and not resets else [75, 90]

@@ -1,5 +1,6 @@
 """Strided operands as device code takes them: batch axes folded to at most six, strides in elements, all in 64 bits."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ OPERANDS = ("decay", "input", "before", "out", "slope", "reset", "first")  # the
 CONSTANT, VECTOR, STAGED = range(3)
 _MAX_AXES = 6
 _OPERAND = np.dtype([("start", "i8"), ("time", "i8"), ("mode", "i8"), ("batch", "i8", _MAX_AXES)])
-_LAYOUT = np.dtype(
+LAYOUT = np.dtype(
     [("length", "i8"), ("rows", "i8"), ("tiles", "i8"), ("ndim", "i8"), ("size", "i8", _MAX_AXES)]
     + [("operand", _OPERAND, len(OPERANDS))]
 )
@@ -35,14 +36,14 @@ def strides(x: Any, axis: int | None) -> Strides | None:
 
 
 def layout(
-    batch: tuple[int, ...], length: int, tile: int, reverse: bool, operands: list[Strides | None]
+    batch: tuple[int, ...], length: int, tile: int, reverse: bool, operands: Sequence[Strides | None]
 ) -> np.ndarray | None:
     """The struct ``Layout`` of layout.cuh, as bytes; None if more than six batch axes are left."""
     present = [s for s in operands if s is not None]
     sizes, folded = fold(batch, [s.batch for s in present])
     if len(sizes) > _MAX_AXES:
         return None
-    result = np.zeros(1, _LAYOUT)
+    result = np.zeros(1, LAYOUT)
     struct = result[0]
     struct["length"], struct["tiles"] = length, -(-length // tile)
     struct["rows"], struct["ndim"] = int(np.prod(batch, dtype=np.int64)), len(sizes)
@@ -57,7 +58,7 @@ def layout(
         operand["mode"] = mode(s, steps, length, reverse)
         operand["batch"][: len(sizes)] = steps
     # As plain bytes: CuPy asks an array to describe its fields at every launch, which is slow.
-    return result.view(f"V{_LAYOUT.itemsize}")
+    return result.view(f"V{LAYOUT.itemsize}")
 
 
 def fold(sizes: tuple[int, ...], steps: list[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:

@@ -11,9 +11,9 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.cuda.layout import OPERANDS, layout, strides
-from linscan.engines.cuda.sizes import SHORT, macros, sizes_of
+from linscan.engines.cuda.sizes import SHORT, macros, sizes_of, warps_of
 
 
 def scan(a: Array, b: Array, h0: Array | None, *, axis, reverse, reset, out, workers) -> Array:
@@ -84,8 +84,8 @@ def _plan(out: Array, axis: int, reverse: bool, pullback: bool, arrays: tuple[Ar
     shape, itemsize, device = out.shape, out.dtype.itemsize, out.data.device_id
     length, batch = shape[axis], shape[:axis] + shape[axis + 1 :]
     in_lanes = length < SHORT or any(n != 1 for n in shape[axis + 1 :])
-    sizes = sizes_of(in_lanes, itemsize, pullback)
-    warps = min(sizes.warps, -(-length // sizes.run))
+    sizes = sizes_of(in_lanes, itemsize, pullback, length)
+    warps = warps_of(sizes, in_lanes, length)
     tile = sizes.run * warps
     operands = [
         None if x is None else strides(x, None if name == "first" else axis)
@@ -121,13 +121,8 @@ def _multiprocessors(device: int) -> int:
     return cupy.cuda.Device(device).attributes["MultiProcessorCount"]
 
 
-_captured: list[Array] = []  # a captured graph runs again, with these addresses, for as long as its owner likes
-
-
 def _board(size: int) -> Array:
     """The memory blocks hand their states on by (carry.cuh): all ones, which no number looks like."""
-    memory = cupy.empty(size, np.uint8)
+    memory = scratch(size, np.uint8)
     memory.data.memset_async(0xFF, size)
-    if cupy.cuda.runtime.streamIsCapturing(cupy.cuda.get_current_stream().ptr):
-        _captured.append(memory)
     return memory

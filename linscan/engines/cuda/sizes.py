@@ -45,10 +45,21 @@ _LANES = {
     (16, False): _lanes(4, 4, 16, 4, 4),
     (16, True): _lanes(4, 4, 16, 4, 4),
 }
+_LONG = 1 << 15
+_LONG_LANES = _lanes(16, 8, 16, 2, 2)
 
 
-def sizes_of(in_lanes: bool, itemsize: int, pullback: bool) -> Sizes:
+def sizes_of(in_lanes: bool, itemsize: int, pullback: bool, length: int) -> Sizes:
+    if in_lanes and pullback and itemsize == 4 and length >= _LONG:
+        return _LONG_LANES
     return (_LANES if in_lanes else _TILES)[itemsize, pullback]
+
+
+def warps_of(sizes: Sizes, in_lanes: bool, length: int) -> int:
+    """The warps of a block: no more than a short row needs; a row a little longer than a tile makes two of half."""
+    runs = -(-length // sizes.run)
+    tiles = -(-runs // sizes.warps)
+    return sizes.warps if in_lanes and tiles > 1 else -(-runs // tiles)
 
 
 def macros(sizes: Sizes, pullback: bool, split: bool, resets: bool, reverse: bool) -> list[tuple[str, int]]:

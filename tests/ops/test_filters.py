@@ -95,15 +95,15 @@ def test_order_zero_is_a_gain(rng, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", FULL)
-@pytest.mark.parametrize("count", [1, 3, 4, 6])
+@pytest.mark.parametrize("count", [1, 4, 6])
 def test_sosfilt_equals_the_loop(rng, engine, dtype, count):
     sos = sections(rng, count, dtype)
     for length in (0, 1, 2, 131):
-        x, zi = random(rng, (length, 2), dtype), random(rng, (count, 2, 2), dtype)
+        x, zi = random(rng, (length, 3), dtype), random(rng, (count, 2, 3), dtype)
         with linscan.use_engine(engine):
             y, zf = linscan.sosfilt(sos, x, axis=0, zi=zi)
         assert y.dtype == zf.dtype == dtype_of(dtype)
-        for row in range(2):
+        for row in range(3):
             want, state = cascade(sos, x[:, row], zi[:, :, row])
             assert_close(y[:, row], want, sos_tolerance(dtype, sos))
             assert_close(zf[:, :, row], state, sos_tolerance(dtype, sos))
@@ -118,7 +118,7 @@ def test_sosfilt_equals_the_loop(rng, engine, dtype, count):
     engine=st.sampled_from(ENGINES),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_any_axis_and_layout_as_scipy(shape, length, axis, dtype, layout, engine, seed):
     rng = np.random.default_rng(seed)
     axis %= len(shape)
@@ -129,9 +129,9 @@ def test_any_axis_and_layout_as_scipy(shape, length, axis, dtype, layout, engine
     ]
     x.flags.writeable = False
     copy, kind = x.copy(), x.real.dtype
-    b, a, sos = random(rng, (3,), kind), denominator(rng, 3, kind), sections(rng, 2, kind)
+    b, a, sos = random(rng, (3,), kind), denominator(rng, 3, kind), sections(rng, 4, kind)
     state = random(rng, (*shape[:axis], 2, *shape[axis + 1 :]), dtype)
-    states = random(rng, (2, *state.shape), dtype)
+    states = random(rng, (4, *state.shape), dtype)
     for at in (axis, axis - len(shape)):
         with linscan.use_engine(engine):
             filtered_, filtered_zf = linscan.lfilter(b, a, x, at, state)
@@ -164,7 +164,7 @@ def test_agrees_with_scipy_on_designed_filters(rng, dtype):
     rows=st.sampled_from([1, 17]),
     single=st.booleans(),
 )
-@settings(max_examples=12)
+@settings(max_examples=8)
 @pytest.mark.filterwarnings("ignore:lfilter. feedback of order")
 def test_pieces_have_the_bits_of_one_call(cuts, dtype, rows, single):
     rng = np.random.default_rng(1)
@@ -209,7 +209,7 @@ def test_bits_depend_on_neither_workers_nor_other_rows_nor_layout(rng, dtype):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_filter_per_row_and_a_bank_on_one_signal(rng, engine):
     b, a = random(rng, (4, 1, 3), "float64"), np.stack([denominator(rng, 3, "float64", 2.0) for _ in range(5)])
-    sos = np.stack([sections(rng, 2, "float64") for _ in range(4)])
+    sos = np.stack([sections(rng, 4, "float64") for _ in range(4)])
     x, zi = random(rng, (9, 5), "float64"), random(rng, (4, 2, 5), "float64")
     with linscan.use_engine(engine):
         y, zf = linscan.lfilter(b, a, x, axis=0, zi=zi)
@@ -237,9 +237,9 @@ def test_forms_of_the_initial_state(rng):
     empty, zf = linscan.lfilter(b, a, x[:, :0], axis=1, zi=full)
     assert empty.shape == (3, 0, 4)
     np.testing.assert_array_equal(zf, full)
-    sos = sections(rng, 2, "float64")
-    for zi in (random(rng, (2, 2), "float64"), random(rng, (2, 1, 2, 1), "float64")):
-        wide = np.broadcast_to(zi[:, None, :, None] if zi.ndim == 2 else zi, (2, 3, 2, 4))
+    sos = sections(rng, 4, "float64")
+    for zi in (random(rng, (4, 2), "float64"), random(rng, (4, 1, 2, 1), "float64")):
+        wide = np.broadcast_to(zi[:, None, :, None] if zi.ndim == 2 else zi, (4, 3, 2, 4))
         y, zf = linscan.sosfilt(sos, x, axis=1, zi=zi)
         want, want_zf = scipy.signal.sosfilt(sos, x, axis=1, zi=wide)
         assert_close(y, want, sos_tolerance("float64", sos))
@@ -260,7 +260,7 @@ def test_dtypes_are_promoted_as_numpy_does(rng):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_nan_and_inf_stay_in_their_row_and_later(rng, engine):
-    b, a, sos = random(rng, (3,), "float32"), denominator(rng, 3, "float32"), sections(rng, 3, "float32")
+    b, a, sos = random(rng, (3,), "float32"), denominator(rng, 3, "float32"), sections(rng, 5, "float32")
     x = random(rng, (18, 40), "float32")
     with linscan.use_engine(engine), np.errstate(invalid="ignore"):
         for run in (lambda x: linscan.lfilter(b, a, x), lambda x: linscan.sosfilt(sos, x)):

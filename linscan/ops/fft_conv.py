@@ -183,7 +183,8 @@ def fft_conv_vjp(
     -----
     Two correlations by the method of the forward: ``du`` is `dy` against the kernel, ``dk`` is `dy` against the signal,
     where the rows that share a kernel are summed before the one transform back. Retains `u`, `k` and `state`. A NaN or
-    inf in `dy` reaches what the sum gives it to in ``du``, but may reach every tap of ``dk``. Complex cotangents are ``∂L/∂Re + i ∂L/∂Im``.
+    inf in `dy` reaches what the sum gives it to in ``du``, but may reach every tap of ``dk``. Complex cotangents
+    are ``∂L/∂Re + i ∂L/∂Im``.
 
     Examples
     --------

@@ -54,7 +54,8 @@ def _apart(spans: Array, stride: int) -> tuple[Array, Array]:
     hi = lo + np.maximum(np.minimum(spans[:, 6], last) - lo, 0) // 2 * 2
     inside, before, after = spans.copy(), spans.copy(), spans.copy()
     inside[:, 5], inside[:, 6], before[:, 6], after[:, 5] = lo, hi, lo, hi
-    return tuple(x[x[:, 5] < x[:, 6]] for x in (inside, np.concatenate([before, after])))
+    others = np.concatenate([before, after])
+    return inside[inside[:, 5] < inside[:, 6]], others[others[:, 5] < others[:, 6]]
 
 
 def fir_taps(u: Array, dy: Array, shape: tuple[int, int, int], pieces: Array, stride: int, workers) -> Array:

@@ -104,6 +104,15 @@ template <class R> __device__ __forceinline__ complex<R> mul(complex<R> x, compl
 template <class R> __device__ __forceinline__ complex<R> mul_add(complex<R> x, complex<R> y, complex<R> z) {
   return {mul_add(x.re, y.re, mul_add(-x.im, y.im, z.re)), mul_add(x.re, y.im, mul_add(x.im, y.re, z.im))};
 }
+// A real number times a complex one.
+template <class R> __device__ __forceinline__ complex<R> mul(R x, complex<R> y) { return {x * y.re, x * y.im}; }
+template <class R> __device__ __forceinline__ complex<R> mul_add(R x, complex<R> y, complex<R> z) {
+  return {mul_add(x, y.re, z.re), mul_add(x, y.im, z.im)};
+}
+
+__device__ __forceinline__ float negative(float x) { return -x; }
+__device__ __forceinline__ double negative(double x) { return -x; }
+template <class R> __device__ __forceinline__ complex<R> negative(complex<R> x) { return {-x.re, -x.im}; }
 
 __device__ __forceinline__ bool is_finite(float x) { return x - x == 0.0f; }
 __device__ __forceinline__ bool is_finite(double x) { return x - x == 0.0; }

@@ -1,15 +1,15 @@
 """State-space simulation on the CPU, row by row in tiles of time.
 
-Only the product with A has to wait for the step before. A small real state lives in one vector, so that a step is one
-multiply-add of a whole column of A per state; what has no memory, the products with B, C and D, is done a tile at a
-time.
+Only the product with A has to wait for the step before. The states of a small real system live in one vector: a step is
+one multiply-add of a whole column per state and input, and B, C and D are applied while A waits. Larger and complex
+systems take each product a tile at a time.
 """
 
 import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
-from linscan.engines.cpu.lti_simd import LANES, product_small, recur_small
+from linscan.engines.cpu.lti_simd import LANES, recur_small
 from linscan.engines.cpu.pool import parallel_for
 
 _GRAIN = 1 << 16  # multiply-adds a thread must get for its hand-over (about 30 us) to pay
@@ -24,8 +24,9 @@ def dlsim(A: Array, B: Array, C: Array, D: Array, u: Array, x0: Array, *, worker
         count = int(np.prod(rows, dtype=np.intp))
         inputs = [_contiguous(v.reshape(count, *v.shape[-2:])) for v in (A, B, C, D, u, x0[..., None, :])]
         results = [v.reshape(count, *v.shape[-2:]) for v in (y, x)]
-        small = (0,) * n if max(n, p) <= LANES and u.dtype.kind != "c" else ()
-        states, outputs = (LANES, LANES) if small else (n, p)
+        is_small = max(n, m, p) <= LANES and u.dtype.kind != "c"
+        small = ((0,) * n, (0,) * m) if is_small else ((), ())
+        states, outputs = (LANES, LANES) if is_small else (n, p)
         shapes = (_TIMES + 1, states), (_TIMES, outputs), (n, states), (m, states), (n, outputs), (m, outputs)
 
         def body(lo: int, hi: int) -> None:
@@ -52,7 +53,7 @@ def _recur_large(s, columns, n):
 
 
 @jit
-def _product_large(columns, x, y, n, fresh):
+def _product(columns, x, y, n, fresh):
     for t in range(n):
         result, given = y[t], x[t]
         for i in range(columns.shape[1]):
@@ -61,14 +62,6 @@ def _product_large(columns, x, y, n, fresh):
             column, number = columns[j], given[j]
             for i in range(len(column)):
                 result[i] += column[i] * number
-
-
-@jit
-def _product(columns, x, y, n, fresh, small):
-    if len(small):
-        product_small(columns, x, y, n, fresh)
-    else:
-        _product_large(columns, x, y, n, fresh)
 
 
 @jit
@@ -94,19 +87,19 @@ def _simulate(A, B, C, D, u, x0, y, x, scratch, small, lo, hi):
         for start in range(0, u.shape[1], times):
             n = min(times, u.shape[1] - start)
             given, states, results = u[row, start:], x[row, start:], y[row, start:]
-            _product(b, given, s[1:], n, True, small)
-            if len(small):
-                recur_small(s, a, c, o, n, small)
+            if len(small[0]):
+                recur_small((a, b, c, d), given, s, o, n, small[0], small[1])
                 for t in range(n):
-                    for i in range(len(small)):
+                    for i in range(len(small[0])):
                         states[t, i] = s[t, i]
             else:
+                _product(b, given, s[1:], n, True)
                 _recur_large(s, a, n)
-                _product(c, s, o, n, True, small)
+                _product(c, s, o, n, True)
+                _product(d, given, o, n, False)
                 for t in range(n):
                     for i in range(order):
                         states[t, i] = s[t, i]
-            _product(d, given, o, n, False, small)
             for t in range(n):
                 for i in range(outputs):
                     results[t, i] = o[t, i]

@@ -14,19 +14,17 @@ from numba.extending import intrinsic
 LANES = 8  # numbers in a vector
 
 
-def _recur_in_python(s, a, c, o, n, small):
+def _recur_in_python(matrices, u, s, o, n, states, inputs):
+    a, b, c, d = matrices
     for t in range(n):
-        o[t] = 0
-        for j in range(len(a)):
+        s[t + 1] = o[t] = 0
+        for j in range(len(inputs)):
+            s[t + 1] += b[j] * u[t, j]
+        for j in range(len(states)):
             s[t + 1] += a[j] * s[t, j]
             o[t] += c[j] * s[t, j]
-
-
-def _product_in_python(columns, x, y, n, fresh):
-    for t in range(n):
-        y[t] *= 0 if fresh else 1
-        for j in range(len(columns)):
-            y[t] += columns[j] * x[t, j]
+        for j in range(len(inputs)):
+            o[t] += d[j] * u[t, j]
 
 
 class _Lines:
@@ -62,50 +60,41 @@ class _Lines:
 
 
 @intrinsic
-def _recur_vector(typingctx, s, a, c, o, n, small):
-    """``s[t + 1] += A s[t]``, ``o[t] = C s[t]`` for `n` steps; states, outputs, columns of A and C are vectors."""
+def _recur_vector(typingctx, matrices, u, s, o, n, states, inputs):
+    """``s[t + 1] = A s[t] + B u[t]``, ``o[t] = C s[t] + D u[t]`` for `n` steps of one row.
+
+    `matrices` are the columns of A, B, C and D as vectors, like the rows of `s` and `o`; the lengths of the two tuples
+    are compile-time constants.
+    """
 
     def codegen(context, builder, signature, args):
-        states, *matrices, outputs = (_Lines(context, builder, signature.args[k], args[k]) for k in range(4))
-        count = [ir.Constant(ir.IntType(64), j) for j in range(max(2, len(small)))]
-        columns = [[m.load(j) for m in matrices] for j in count[: len(small)]]
-        slot = cgutils.alloca_once_value(builder, states.load(count[0]))
+        if not len(states):  # compiled, but never reached, where the system is large or complex
+            return context.get_dummy_value()
+        number = [ir.Constant(ir.IntType(64), j) for j in range(max(2, len(states), len(inputs)))]
+        given, state, out = (_Lines(context, builder, signature.args[k], args[k]) for k in (1, 2, 3))
+        parts = [builder.extract_value(args[0], k) for k in range(4)]
+        lines = [_Lines(context, builder, t, v) for t, v in zip(signature.args[0], parts, strict=True)]
+        a, b, c, d = (
+            [m.load(j) for j in number[: len(side)]] for m, side in zip(lines, (states, inputs) * 2, strict=True)
+        )
+        slot = cgutils.alloca_once_value(builder, state.load(number[0]))
         with cgutils.for_range(builder, args[4]) as loop:
-            x, after = builder.load(slot), builder.add(loop.index, count[1])
-            zero = ir.Constant(states.vector, [0.0] * LANES)
-            new, out = states.load(after), zero
-            for j, (of_a, of_c) in enumerate(columns):
-                number = states.copies(x, j)
-                new, out = states.add(new, of_a, number), states.add(out, of_c, number)
-            states.store(new, after)
-            outputs.store(out, loop.index)
+            x = builder.load(slot)
+            new = result = ir.Constant(state.vector, [0.0] * LANES)
+            driven = [given.spread(loop.index, j) for j in number[: len(inputs)]]
+            for column, value in zip(b, driven, strict=True):
+                new = state.add(new, column, value)
+            for j in range(len(states)):
+                value = state.copies(x, j)
+                new, result = state.add(new, a[j], value), state.add(result, c[j], value)
+            for column, value in zip(d, driven, strict=True):
+                result = state.add(result, column, value)
+            out.store(result, loop.index)
+            state.store(new, builder.add(loop.index, number[1]))
             builder.store(new, slot)
         return context.get_dummy_value()
 
-    return types.void(s, a, c, o, n, small), codegen
+    return types.void(matrices, u, s, o, n, states, inputs), codegen
 
 
-@intrinsic
-def _product_vector(typingctx, columns, x, y, n, fresh):
-    """``y[t] = M x[t]``, or added to ``y[t]`` unless `fresh`, for `n` steps; `y` and the columns of M are padded to
-    vectors."""
-
-    def codegen(context, builder, signature, args):
-        m, given, result = (_Lines(context, builder, signature.args[k], args[k]) for k in range(3))
-        count = builder.extract_value(context.make_array(signature.args[0])(context, builder, args[0]).shape, 0)
-        slot = cgutils.alloca_once(builder, result.vector)
-        with cgutils.for_range(builder, args[3]) as steps:
-            zero = ir.Constant(result.vector, [0.0] * LANES)
-            builder.store(builder.select(args[4], zero, result.load(steps.index)), slot)
-            with cgutils.for_range(builder, count) as loop:
-                term = m.load(loop.index), given.spread(steps.index, loop.index)
-                builder.store(result.add(builder.load(slot), *term), slot)
-            result.store(builder.load(slot), steps.index)
-        return context.get_dummy_value()
-
-    return types.void(columns, x, y, n, fresh), codegen
-
-
-_disabled = getattr(numba.config, "DISABLE_JIT", False)
-recur_small = _recur_in_python if _disabled else _recur_vector
-product_small = _product_in_python if _disabled else _product_vector
+recur_small = _recur_in_python if getattr(numba.config, "DISABLE_JIT", False) else _recur_vector

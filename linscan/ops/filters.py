@@ -203,7 +203,7 @@ def _prepare(who: str, b: Any, a: Any, x: Any, axis: int, zi: Any) -> tuple[Any,
     b, a = b / a[..., :1], a / a[..., :1]
     x, rows, axis = broadcast_signal(who, x, axis, compute, b=b.shape[:-1], a=a.shape[:-1])
     b, a = (xp.broadcast_to(v, (*rows, v.shape[-1])) for v in (b, a))
-    return b, a, x, state_in(who, zi, rows, axis, (max(b.shape[-1], a.shape[-1]) - 1,), compute), axis, dtype
+    return b, a, x, state_in(who, xp, zi, rows, axis, (max(b.shape[-1], a.shape[-1]) - 1,), compute), axis, dtype
 
 
 def coefficient_dtype(compute: np.dtype, *coefficients: Array) -> np.dtype:
@@ -224,13 +224,14 @@ def broadcast_signal(who: str, x: Array, axis: int, dtype: np.dtype, **leading: 
     return x, rows, axis
 
 
-def state_in(who: str, zi: Any, rows: tuple[int, ...], axis: int, inner: tuple[int, ...], dtype: np.dtype) -> Any:
+def state_in(
+    who: str, xp: Any, zi: Any, rows: tuple[int, ...], axis: int, inner: tuple[int, ...], dtype: np.dtype
+) -> Any:
     """`zi` as (rows, *inner); the user has the last of `inner` along `axis` and the others, if any, in front."""
     if zi is None:
         return None
     lead, size = inner[:-1], inner[-1]
     expected = (*lead, *rows[:axis], size, *rows[axis:])
-    xp = _arrays.namespace(zi)
     zi = xp.asarray(zi, dtype)
     if zi.ndim == len(expected) and zi.shape[: len(lead)] == lead and zi.shape[len(lead) + axis] == size:
         zi = xp.moveaxis(zi, (*range(len(lead)), len(lead) + axis), tuple(range(-len(inner), 0)))

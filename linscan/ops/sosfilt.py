@@ -92,7 +92,7 @@ def _prepare(who: str, sos: Any, x: Any, axis: int, zi: Any) -> tuple[Any, ...]:
     sos = sos.astype(coefficient_dtype(compute, sos), copy=False)
     x, rows, axis = broadcast_signal(who, xp.asarray(x), axis, compute, sos=sos.shape[:-2])
     sos = xp.broadcast_to(sos, (*rows, *sos.shape[-2:]))
-    return sos, x, state_in(who, zi, rows, axis, (sos.shape[-2], 2), compute), axis, dtype
+    return sos, x, state_in(who, xp, zi, rows, axis, (sos.shape[-2], 2), compute), axis, dtype
 
 
 def sosfilt_vjp(

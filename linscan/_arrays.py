@@ -8,7 +8,7 @@ DLPack, ``__array_interface__`` or ``__cuda_array_interface__``.
 import importlib
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -203,9 +203,11 @@ def broadcast_to(who: str, name: str, x: Array, shape: tuple[int, ...]) -> Array
         raise ValueError(f"{who}: {name} must broadcast to {tuple(shape)}; got {tuple(x.shape)}") from error
 
 
-def host_any(condition: Array, otherwise: bool = False) -> bool:
-    """Whether any entry of `condition` is true; `otherwise` on the GPU, where looking would synchronise."""
-    return otherwise if is_cupy(condition) else bool(np.any(condition))
+def host_any(x: Array, test: Callable[[Array], Array] | None = None, *, otherwise: bool = False) -> bool:
+    """Whether any entry of `x`, or of ``test(x)``, is true; `otherwise` on the GPU, where looking would synchronise."""
+    if is_cupy(x):
+        return otherwise
+    return bool(np.any(x if test is None else test(x)))
 
 
 def to_host(x: Any) -> np.ndarray:

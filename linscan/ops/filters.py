@@ -194,7 +194,7 @@ def _prepare(who: str, b: Any, a: Any, x: Any, axis: int, zi: Any) -> tuple[Any,
             raise ValueError(f"{who}: {name} must hold at least one coefficient; got shape {taps.shape}")
     compute = _arrays.accum_dtype(dtype)
     b, a = (v.astype(coefficient_dtype(compute, b, a), copy=False) for v in (b, a))
-    if _arrays.host_any(a[..., 0] == 0):
+    if _arrays.host_any(a, lambda a: a[..., 0] == 0):
         raise ValueError(f"{who}: a[0] must not be 0")
     if _arrays.real_dtype(compute) == np.float32 and a.shape[-1] - 1 > _SAFE_ORDER:
         order = a.shape[-1] - 1

@@ -86,7 +86,7 @@ def _prepare(who: str, sos: Any, x: Any, axis: int, zi: Any) -> tuple[Any, ...]:
     sos = xp.atleast_2d(xp.asarray(sos))
     if sos.shape[-1] != 6 or sos.shape[-2] == 0:
         raise ValueError(f"{who}: sos must have shape (..., n_sections, 6) with a section; got {sos.shape}")
-    if _arrays.host_any(sos[..., 3] != 1):
+    if _arrays.host_any(sos, lambda sos: sos[..., 3] != 1):
         raise ValueError(f"{who}: sos[..., 3] must be all ones; divide each section by it")
     compute = _arrays.accum_dtype(dtype)
     sos = sos.astype(coefficient_dtype(compute, sos), copy=False)

@@ -66,28 +66,29 @@ template <class C> __device__ __forceinline__ C await(const C* slot) {
 
 // What one tile tells the tiles after it: its composite, and, only where it is asked for, the state it leaves.
 template <class C> struct Board {
-  Affine<C>* map;
+  Affine<C>*map, *group;  // of a tile, and of all tiles of a group
   C* state;
-  i64 rows;  // slot of (tile, row) is tile * rows + row
+  i64 rows;  // slot of (tile, row) is tile * rows + row, of (group, row) group * rows + row
 
-  __device__ __forceinline__ void tell(i64 slot, Affine<C> x) const {
-    publish(&map[slot].a, x.a);
-    publish(&map[slot].b, x.b);
+  __device__ __forceinline__ void tell(Affine<C>* slot, Affine<C> x) const {
+    publish(&slot->a, x.a);
+    publish(&slot->b, x.b);
   }
-  __device__ __forceinline__ bool peek(i64 slot, Affine<C>& x) const {
-    const bool a = ::peek(&map[slot].a, x.a), b = ::peek(&map[slot].b, x.b);
+  __device__ __forceinline__ bool peek(const Affine<C>* slot, Affine<C>& x) const {
+    const bool a = ::peek(&slot->a, x.a), b = ::peek(&slot->b, x.b);
     return a && b;
   }
   __device__ __forceinline__ Affine<C> read(i64 slot) const {
     Affine<C> x;
-    while (!peek(slot, x)) {}
+    while (!peek(map + slot, x)) {}
     return x;
   }
 };
 
 template <class C> __device__ __forceinline__ Board<C> board(u8* memory, i64 rows, i64 tiles) {
   Affine<C>* map = reinterpret_cast<Affine<C>*>(memory);
-  return {map, reinterpret_cast<C*>(map + rows * tiles), rows};
+  Affine<C>* group = map + rows * tiles;
+  return {map, group, reinterpret_cast<C*>(group + rows * ((tiles + GROUP - 1) / GROUP)), rows};
 }
 
 template <class C> struct Carry {

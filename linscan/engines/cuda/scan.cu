@@ -121,40 +121,62 @@ __device__ __forceinline__ void in_order(Tile& tile, C (&start)[ROWS], C state, 
   }
 }
 
+// The state group g begins with. Asking only the group before would make every state wait for the one before it to travel
+// through memory; so up to 32 groups back are asked, and what they are known to do is done here, in the same order.
+__device__ __forceinline__ C group_start(const Board<C>& board, i64 row, i64 g, C state, int lane) {
+  const i64 mine = g - 1 - lane;  // lane 0 asks the group before; `state` is what comes before the first of all
+  bool has_map = mine < 0, has_state = mine == -1;
+  Affine<C> map = identity<C>();
+  const Affine<C>* group = board.group + mine * board.rows + row;
+  const C* left = board.state + ((mine + 1) * GROUP - 1) * board.rows + row;
+  while (true) {
+    if (!has_map) has_map = board.peek(group, map);
+    if (mine >= 0 && !has_state) has_state = peek(left, state);
+    const u32 states = __ballot_sync(~0u, has_state), maps = __ballot_sync(~0u, has_map);
+    const int from = __ffs(states) - 1;
+    if (from < 0 || (~maps & ((1u << from) - 1))) continue;
+    C start = shuffle(state, from);
+    bool good = true;
+#pragma unroll 1
+    for (int i = from - 1; i >= 0; i--) {
+      const Affine<C> next = {shuffle(map.a, i), shuffle(map.b, i)};
+      start = apply(next, start);
+      good = good && is_tame(next) && is_finite(start);
+    }
+    return good ? start : await(board.state + (g * GROUP - 1) * board.rows + row);
+  }
+}
+
 // What enters tile k of a row that several blocks share; one warp asks for all. Tells the tiles after it what it can.
 __device__ __forceinline__ void receive(const Board<C>& board, i64 row, i64 k, Affine<C> all, Carry<C> carry, C entering,
                                         Shared& shared, int lane) {
+  static_assert(GROUP <= 32, "a lane asks for one tile");
   const i64 slot = k * board.rows + row;
   const int before = static_cast<int>(k % GROUP);
-  if (lane == 0) board.tell(slot, all);
-  // Asked for together, because an answer takes as long as a hundred instructions.
-  const C* begin = k >= GROUP ? board.state + slot - (before + 1) * board.rows : nullptr;
-  bool known = !begin, there = false;
-  while (!__all_sync(~0u, there)) {
-    there = true;
-#pragma unroll
-    for (int i = 0; i < GROUP; i += 32) {
-      const int ago = before - i - lane;  // how many tiles ago
-      if (ago > 0) there = board.peek(slot - ago * board.rows, shared.group[i + lane]) && there;
-    }
-    if (!known) known = peek(begin, carry.start);
-  }
+  if (lane == 0) board.tell(board.map + slot, all);
+  bool there = lane >= before, tame = true;
+  while (!__all_sync(~0u, there))
+    if (!there) there = board.peek(board.map + slot - (before - lane) * board.rows, shared.group[lane]);
   __syncwarp();
-  bool tame = true;
 #pragma unroll 8
   for (int i = 0; i < before; i++) {
     carry.prefix = compose(shared.group[i], carry.prefix);
     tame = tame && is_tame(carry.prefix);
   }
-  if (!known) carry.start = await(begin);
+  const bool last = before == GROUP - 1;
+  if (last && lane == 0) {  // what the group does, or, where that does not stand for its steps, a map that is not tame
+    Affine<C> whole = compose(all, carry.prefix);
+    if (!tame) whole.b = Number<C>::make(__longlong_as_double(0x7ff8000000000000ll));
+    board.tell(board.group + (k / GROUP) * board.rows + row, whole);
+  }
+  if (k >= GROUP) carry.start = group_start(board, row, k / GROUP, carry.start, lane);
   if (!tame) carry = walk(board, row, k, carry.start);
   if (k) {
     entering = carry.next();
     if (!is_finite(entering)) entering = await(board.state + slot - board.rows);
   }
   if (lane == 0) {
-    if ((k + 1) % GROUP == 0 && !needs_left(carry, all))
-      publish(board.state + slot, apply(compose(all, carry.prefix), carry.start));
+    if (last && !needs_left(carry, all)) publish(board.state + slot, apply(compose(all, carry.prefix), carry.start));
     shared.carry = carry, shared.entering = entering;
   }
 }

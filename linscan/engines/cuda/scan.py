@@ -96,13 +96,13 @@ def _plan(out: Array, axis: int, reverse: bool, pullback: bool, arrays: tuple[Ar
         return None
     rows, tiles = out.size // length, -(-length // tile)
     blocks = -(-rows // 32) if in_lanes else rows
-    split = tiles > 1 and blocks < 2 * _multiprocessors(device)
+    split = tiles > 1 and blocks < (2 if in_lanes else 4) * _multiprocessors(device)
     resets = arrays[OPERANDS.index("reset")] is not None
     source = "scan_lanes.cu" if in_lanes else "scan.cu"
     run = kernel(source, "scan", out.dtype.name, *macros(sizes, pullback, split, resets, reverse))
     grid = blocks * tiles if split else min(blocks, 2**31 - 1)
-    board = 3 * tiles * rows * accum_dtype(out.dtype).itemsize if split else 0
-    return _Plan(run, (grid,), (32 * warps,), struct, board)
+    slots = (3 * tiles + 2 * -(-tiles // dict(sizes.macros)["GROUP"])) * rows if split else 0
+    return _Plan(run, (grid,), (32 * warps,), struct, slots * accum_dtype(out.dtype).itemsize)
 
 
 def _launch_copies(

@@ -132,7 +132,7 @@ scan(const __grid_constant__ Layout layout, const S* decay, const S* input, cons
         all = compose(shared.warp[w][lane], all);
       }
       if (SPLIT) {
-        if (warp == 0 && mine) board.tell(k * rows + row, all);
+        if (warp == 0 && mine) board.tell(board.map + k * rows + row, all);
         const int before = static_cast<int>(k % GROUP);
         const i64 slot = k * rows + row;
         const C* begin = k >= GROUP ? board.state + slot - (before + 1) * rows : nullptr;
@@ -141,7 +141,7 @@ scan(const __grid_constant__ Layout layout, const S* decay, const S* input, cons
           there = true;
 #pragma unroll
           for (int i = 0; i < GROUP; i += WARPS)
-            if (i + warp < before) there = board.peek(slot - (before - i - warp) * rows, shared.group[i + warp][lane]) && there;
+            if (i + warp < before) there = board.peek(board.map + slot - (before - i - warp) * rows, shared.group[i + warp][lane]) && there;
           if (!known) known = peek(begin, carry.start);
         }
         __syncthreads();

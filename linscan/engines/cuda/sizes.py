@@ -26,14 +26,14 @@ def _lanes(steps: int, warps: int, group: int, blocks: int, split: int) -> Sizes
 
 # By itemsize of the storage type and whether it is the pullback; chosen by measurement on an H100.
 _TILES = {
-    (2, False): _tiles(4, 8, 8, 64, 2, 2),
-    (2, True): _tiles(2, 8, 8, 64, 2, 2),
-    (4, False): _tiles(4, 4, 8, 128, 3, 3),
-    (4, True): _tiles(4, 4, 8, 128, 2, 2),
-    (8, False): _tiles(4, 2, 8, 64, 2, 2),
-    (8, True): _tiles(4, 2, 8, 64, 2, 2),
-    (16, False): _tiles(4, 1, 4, 64, 3, 3),
-    (16, True): _tiles(2, 1, 8, 64, 2, 2),
+    (2, False): _tiles(4, 8, 8, 32, 2, 2),
+    (2, True): _tiles(2, 8, 8, 32, 2, 2),
+    (4, False): _tiles(8, 4, 8, 32, 2, 2),
+    (4, True): _tiles(4, 4, 8, 32, 2, 2),
+    (8, False): _tiles(4, 2, 8, 32, 2, 2),
+    (8, True): _tiles(4, 2, 8, 32, 2, 2),
+    (16, False): _tiles(4, 1, 4, 32, 3, 3),
+    (16, True): _tiles(2, 1, 8, 32, 2, 2),
 }
 _LANES = {
     (2, False): _lanes(16, 8, 16, 4, 3),

@@ -7,7 +7,8 @@
 //   STAGED    anything else: single elements, neighbouring lanes on neighbouring steps, turned in shared memory
 //   CONSTANT  the same element at every step (reading only)
 // Loading and turning are two functions, so that several operands' loads are under way before the first is waited for.
-// Steps past the row's end read as `fill` and are not written.
+// Steps past the row's end read as `fill` and are not written. With SPLIT the data is told to leave the cache first: what
+// blocks tell each other has to stay there.
 #pragma once
 #include "layout.cuh"
 
@@ -27,8 +28,8 @@ template <class S, bool HALVES = sizeof(S) == 2> struct Items {
 #pragma unroll
     for (int v = 0; v < CHUNK; v++) item[j * CHUNK + v] = x[v];
   }
-  __device__ __forceinline__ void read(int i, const S* from, bool ahead) {
-    const Pack pack = *reinterpret_cast<const Pack*>(from);
+  __device__ __forceinline__ void unpack(int i, uint4 raw, bool ahead) {
+    const Pack& pack = reinterpret_cast<const Pack&>(raw);
 #pragma unroll
     for (int p = 0; p < PACK; p++) item[i + p] = pack.item[ahead ? p : PACK - 1 - p];
   }
@@ -58,8 +59,7 @@ template <class S> struct Items<S, true> {
 #pragma unroll
     for (int v = 0; v < CHUNK; v += 2) word[(j * CHUNK + v) / 2] = ::pair<S>(x[v], x[v + 1]);
   }
-  __device__ __forceinline__ void read(int i, const S* from, bool ahead) {
-    const uint4 x = *reinterpret_cast<const uint4*>(from);
+  __device__ __forceinline__ void unpack(int i, uint4 x, bool ahead) {
     word[i / 2] = ahead ? x.x : swap(x.w), word[i / 2 + 1] = ahead ? x.y : swap(x.z);
     word[i / 2 + 2] = ahead ? x.z : swap(x.y), word[i / 2 + 3] = ahead ? x.w : swap(x.x);
   }
@@ -79,7 +79,10 @@ __device__ __forceinline__ void load(Items<S>& x, const S* from, i64 time, i64 m
   if (mode == VECTOR && count >= RUN) {
     const S* at = AHEAD ? from + lane * CHUNK : from - lane * CHUNK - (PACK - 1);
 #pragma unroll
-    for (int i = 0; i < ITEMS; i += PACK) x.read(i, AHEAD ? at + step_of(i, 0) : at - step_of(i, 0), AHEAD);
+    for (int i = 0; i < ITEMS; i += PACK) {
+      const uint4* pack = reinterpret_cast<const uint4*>(AHEAD ? at + step_of(i, 0) : at - step_of(i, 0));
+      x.unpack(i, SPLIT ? __ldcs(pack) : *pack, AHEAD);
+    }
   } else if (mode == VECTOR) {
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) {
@@ -103,7 +106,8 @@ template <class S> __device__ __forceinline__ void turn_in(Items<S>& x, i64 mode
   for (int i = 0; i < ITEMS; i++) turn[i * 32 + lane] = x.single(i);
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < ITEMS; i += Items<S>::PACK) x.read(i, turn + step_of(i, lane), true);
+  for (int i = 0; i < ITEMS; i += Items<S>::PACK)
+    x.unpack(i, *reinterpret_cast<const uint4*>(turn + step_of(i, lane)), true);
   __syncwarp();
 }
 
@@ -113,8 +117,11 @@ __device__ __forceinline__ void store(const Items<S>& x, S* to, i64 time, i64 mo
   if (mode == VECTOR && count >= RUN) {
     S* at = AHEAD ? to + lane * CHUNK : to - lane * CHUNK - (PACK - 1);
 #pragma unroll
-    for (int i = 0; i < ITEMS; i += PACK)
-      *reinterpret_cast<uint4*>(AHEAD ? at + step_of(i, 0) : at - step_of(i, 0)) = x.pack(i, AHEAD);
+    for (int i = 0; i < ITEMS; i += PACK) {
+      uint4* pack = reinterpret_cast<uint4*>(AHEAD ? at + step_of(i, 0) : at - step_of(i, 0));
+      if (SPLIT) __stcs(pack, x.pack(i, AHEAD));
+      else *pack = x.pack(i, AHEAD);
+    }
   } else {
 #pragma unroll
     for (int i = 0; i < ITEMS; i += PACK) *reinterpret_cast<uint4*>(turn + step_of(i, lane)) = x.pack(i, true);

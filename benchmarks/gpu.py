@@ -25,7 +25,10 @@ HEADER = "| work | bytes | time | GB/s | of copy | must reach | met | beside it 
 
 @dataclass
 class Row:
-    """One measurement: `target` is a share of the copy, GB/s if above 10, or, with `limit`, milliseconds at most."""
+    """One measurement: `target` is a share of the copy, GB/s if above 10, or, with `limit`, milliseconds at most.
+
+    `bytes` is 0 where the time is not one of moving them.
+    """
 
     work: str
     bytes: int
@@ -45,7 +48,8 @@ class Row:
         else:
             goal, met = f"≥ {self.target:g}", speed / copy >= self.target
         verdict = {None: "–", True: "yes", False: "**no**"}[met]
-        cells = [self.work, size(self.bytes), f"{self.ms:.4g} ms", f"{speed:.0f}", f"{speed / copy:.3f}", goal, verdict]
+        moved = [size(self.bytes), f"{self.ms:.4g} ms", f"{speed:.0f}", f"{speed / copy:.3f}"]
+        cells = [self.work, *(moved if self.bytes else ["–", f"{self.ms:.4g} ms", "–", "–"]), goal, verdict]
         return "| " + " | ".join([*cells, self.peer]) + " |"
 
 

@@ -79,7 +79,7 @@ def test_axes_layouts_and_real_filters_of_complex_signals(rng, dtype):
     kind = dtype_of(dtype)
     real = np.dtype(f"f{kind.itemsize // 2}") if kind.kind == "c" else kind
     b, a = random(rng, (2,), real), denominator(rng, 3, real)
-    sos = np.concatenate([b, [0], a])[None].astype(real)
+    sos = np.concatenate([b, np.zeros(1, real), a])[None]
     base = random(rng, (3, 5, 2, 600), kind)
     for axis in range(4):
         for view in (base, base[::-1, :, ::-1, ::2], base[..., ::-1], base.swapaxes(0, 3), base[:, :1]):

@@ -4,11 +4,14 @@ The device code cannot run here. This twin follows `reduce`, `carry` and `run` (
 by owner, and is held to the plain loop: whatever the length, for poles near the unit circle, beyond it, and with NaN.
 """
 
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 import scipy.signal
 
-from linscan.engines.cuda import chunks
+from linscan.engines.cuda import _load, chunks
 from linscan.engines.cuda.chunks import Cut, cut
 from tests import oracles
 from tests.tolerances import assert_close, filtered
@@ -29,15 +32,15 @@ def steps(b, a, z, x):
 
 
 def matrices(b, a, order, parts):
-    """Of a chunk and of an owner's chunks, by squaring in double precision."""
+    """Of a chunk and of an owner's chunks, by squaring in more than double precision."""
     b, a = np.float64(b), np.float64(a)
-    matrix = np.stack([steps(b, a, unit, np.zeros(1))[1] for unit in np.eye(order)], axis=1)
+    matrix = np.longdouble(1) * np.stack([steps(b, a, unit, np.zeros(1))[1] for unit in np.eye(order)], axis=1)
     found = []
     with np.errstate(over="ignore", invalid="ignore"):
         for count in (parts.size, parts.span):
             for _ in range(count.bit_length() - 1):
                 matrix = matrix @ matrix
-            found.append(matrix)
+            found.append(np.float64(matrix))
     return found
 
 
@@ -74,13 +77,13 @@ def carry(first, left, short, long, parts):
 @np.errstate(all="ignore")
 def twin(b, a, x, zi, parts):
     order = max(len(b), len(a)) - 1
-    if parts.count == 1:
+    if parts.chunks == 1:
         return steps(b, a, zi, x)
-    pieces = [x[i * parts.size : (i + 1) * parts.size] for i in range(parts.count)]
+    pieces = [x[i * parts.size : (i + 1) * parts.size] for i in range(parts.chunks)]
     left = [steps(b, a, np.zeros(order, x.dtype), piece)[1] for piece in pieces]
     edges, stop = carry(zi, left, *matrices(b, a, order, parts), parts)
     y = []
-    for c in range(min(stop + 1, parts.count)):
+    for c in range(min(stop + 1, parts.chunks)):
         piece, zf = steps(b, a, edges[c], x[c * parts.size :] if c == stop else pieces[c])
         y.append(piece)
     return np.concatenate(y), zf
@@ -131,17 +134,86 @@ def test_not_a_number_reaches_only_what_follows(rng):
         np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
 
 
+def pole_twin(a, x, zi, size):
+    """`allpole` in chunks: each from rest and from every unit vector, then from edge to edge, then once more."""
+    lags = len(zi)
+
+    def chunk(z, a, x):
+        y = []
+        for line, value in zip(a, x, strict=True):
+            y.append(value - line @ z)
+            z = np.concatenate([y[-1:], z[:-1]])
+        return y, z
+
+    y, edge, n = [], np.float64(zi), len(x)
+    for begin in range(0, n, size):
+        end, state = min(n, begin + size), edge.astype(x.dtype)
+        piece, piece_x = a[begin:end], x[begin:end]
+        matrix = np.stack([chunk(unit, piece, np.zeros_like(piece_x))[1] for unit in np.eye(lags, dtype=x.dtype)], 1)
+        if not (np.abs(matrix) <= 1024).all():
+            return np.array(y + chunk(state, a[begin:], x[begin:])[0])
+        y += chunk(state, piece, piece_x)[0]
+        edge = matrix @ edge + chunk(np.zeros(lags, x.dtype), piece, piece_x)[1]
+    return np.array(y)
+
+
+@pytest.mark.parametrize("growth", [0.9, 1.2, 4.0])
+@pytest.mark.parametrize("lags", [1, 2, 4])
+def test_time_varying_coefficients(rng, lags, growth):
+    a = rng.standard_normal((60, lags))
+    a *= 0.5 / np.abs(a).sum(axis=1, keepdims=True)
+    a[20:30] *= 2 * growth
+    x, zi = rng.standard_normal(60), rng.standard_normal(lags)
+    assert_close(pole_twin(a, x, zi, 8), oracles.allpole(a, x, zi)[0], 1e-13)
+
+
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 5000, 1 << 18, (1 << 18) + 1, 1 << 23, (1 << 23) + 1, 1 << 31])
 @pytest.mark.parametrize("order", [1, 2, 3, 8, 16, 17])
 def test_the_cut_covers_a_row(length, order):
     parts = cut(length, order)
-    assert (parts.count - 1) * parts.size < length <= parts.count * parts.size
-    if parts.count == 1:
+    assert (parts.chunks - 1) * parts.size < length <= parts.chunks * parts.size
+    if parts.chunks == 1:
         return
     owners, rest = divmod(parts.threads, chunks.power_of_two(order))
     assert rest == 0
     assert parts.threads % 32 == 0
     assert parts.threads <= 1024
-    assert owners * parts.span >= parts.count
+    assert owners * parts.span >= parts.chunks
     for doubled in (parts.size, parts.span):
         assert doubled & (doubled - 1) == 0
+
+
+def filters(sections, b, a, complex_taps=0, lanes=0):
+    taps = {"SECTIONS": sections, "TAPS_B": b, "TAPS_A": a, "COMPLEX_TAPS": complex_taps, "LANES": lanes}
+    return "filters.cu", taps
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.parametrize(
+    ("variant", "dtype"),
+    [
+        (filters(0, 2, 2), "float32"),
+        (filters(0, 9, 9, lanes=1), "float32"),
+        (filters(4, 1, 1), "float32"),
+        (filters(8, 1, 1, lanes=1), "float32"),
+        (filters(0, 17, 17, complex_taps=1), "complex128"),
+        (filters(0, 40, 1), "float64"),
+        (("lti.cu", {"STATES": 4, "INPUTS": 2, "OUTPUTS": 2}), "float32"),
+        (("lti.cu", {"STATES": 17}), "complex64"),
+        (("allpole.cu", {"LAGS": 4}), "float32"),
+        (("allpole.cu", {"LAGS": 20}), "complex128"),
+    ],
+)
+def test_device_code_compiles_without_spills(tmp_path, variant, dtype):
+    name, sizes = variant
+    source = tmp_path / "kernel.cu"
+    source.write_text(_load.text(name, dtype, *sizes.items()))
+    targets = [f"-gencode=arch=compute_{card},code=sm_{card}" for card in (75, 80, 90)]
+    command = ["nvcc", *_load.OPTIONS, *targets, "-Xptxas", "-v", "-c", "-o", str(tmp_path / "kernel.o"), str(source)]
+    report = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert report.returncode == 0, report.stderr
+    if dtype == "float32":
+        sm_90 = [line for line in report.stderr[report.stderr.index("'sm_90'") :].splitlines() if "spill" in line]
+        assert len(sm_90) == 3
+        assert all(", 0 bytes spill stores, 0 bytes spill loads" in line for line in sm_90), sm_90

@@ -1,7 +1,7 @@
 // From chunk to chunk of a row: z -> P z + f, where P = M^L is the chunk's matrix and f what it leaves from rest (chunks.py).
 //
-// Matrices and edges are computed in double whatever the signal: powers of M have large entries that cancel where poles
-// lie close together near the unit circle. P comes from M by squaring.
+// Edges are computed in double whatever the signal. P comes from M by squaring, in twice the digits of double: powers of M
+// have large entries that cancel where poles lie close together near the unit circle.
 //
 // Where P is not tame (an entry above 1024, or not finite) the row is one chunk: it would be the small difference of large
 // numbers, or overflow, although the plain loop may do well. Where a state at an edge is not finite, the chunk before
@@ -47,15 +47,31 @@ template <int N, class M> __device__ __forceinline__ bool read_line(M (&line)[N]
   return tame;
 }
 
+// The sum of two doubles that do not overlap.
+struct Long { double high, low; };
+__device__ __forceinline__ Long operator-(Long x) { return {-x.high, -x.low}; }
+__device__ __forceinline__ Long mul_add(Long x, Long y, Long z) {
+  const double p = x.high * y.high, p_low = __fma_rn(x.high, y.high, -p) + (x.high * y.low + x.low * y.high);
+  const double sum = p + z.high, rest = sum - p, low = (p - (sum - rest)) + (z.high - rest) + p_low + z.low;
+  const double high = sum + low;
+  return {high, low - (high - sum)};
+}
+template <class M> struct Longer { typedef Long type; };
+template <> struct Longer<complex<double>> { typedef complex<Long> type; };
+__device__ __forceinline__ Long lengthen(double x) { return {x, 0.0}; }
+__device__ __forceinline__ complex<Long> lengthen(complex<double> x) { return {lengthen(x.re), lengthen(x.im)}; }
+__device__ __forceinline__ double shorten(Long x) { return x.high; }
+__device__ __forceinline__ complex<double> shorten(complex<Long> x) { return {x.re.high, x.im.high}; }
+
 // M^(2^first) and M^(2^(first + more)) of one filter, by one block; `matrix` holds M on entry.
-template <int N, class M> __device__ __forceinline__ void powers(M (&matrix)[2][N * N], int first, int more, M* out) {
+template <int N, class E, class M> __device__ __forceinline__ void powers(E (&matrix)[2][N * N], int first, int more, M* out) {
   int now = 0;
   for (int n = 0; n <= first + more; n++) {
     __syncthreads();
     for (int e = threadIdx.x; e < N * N; e += blockDim.x) {
-      if (n == first) out[e] = matrix[now][e];
-      if (n == first + more) out[N * N + e] = matrix[now][e];
-      M total = Number<M>::make(0);
+      if (n == first) out[e] = shorten(matrix[now][e]);
+      if (n == first + more) out[N * N + e] = shorten(matrix[now][e]);
+      E total = lengthen(Number<M>::make(0));
       for (int k = 0; k < N; k++) total = mul_add(matrix[now][e / N * N + k], matrix[now][k * N + e % N], total);
       matrix[1 - now][e] = total;
     }
@@ -75,10 +91,10 @@ __device__ __forceinline__ void carry_row(const M* matrices, C* states, const C*
   const i64 begin = static_cast<i64>(owner) * span;
   const C none = Number<C>::make(0);
   states += part;
-  M line[N], long_line[N];
-  const bool tame = read_line(line, matrices + part * N, live), long_tame = read_line(long_line, matrices + N * N + part * N, live);
+  M line[N];
+  const bool long_wild = __syncthreads_or(!read_line(line, matrices + N * N + part * N, live));
+  const bool wild = __syncthreads_or(!read_line(line, matrices + part * N, live));
   if (me == 0) bad = static_cast<u64>(chunks);
-  const bool wild = __syncthreads_or(!tame), long_wild = __syncthreads_or(!long_tame);
 
   W z = Number<W>::make(0);
 #pragma unroll 4
@@ -91,6 +107,8 @@ __device__ __forceinline__ void carry_row(const M* matrices, C* states, const C*
   __syncthreads();
   if (me < 32) {  // every group of this warp does the same
     z = first && live ? in_double(first[part]) : Number<W>::make(0);
+    M long_line[N];
+    read_line(long_line, matrices + N * N + part * N, live);
 #pragma unroll 1
     for (int n = 0; n < owners; n++) {
       const W given = entering[n * WIDTH + part];

@@ -21,7 +21,7 @@ class Cut(NamedTuple):
     """Samples of a chunk and chunks of a row; in `carry`, chunks of an owner (a power of two), threads of a block."""
 
     size: int
-    count: int
+    chunks: int
     span: int
     threads: int
 
@@ -41,10 +41,8 @@ def power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def by_row(v: Array | None, axes: int) -> tuple[Array | None, int]:
+def by_row(v: Array, axes: int) -> tuple[Array, int]:
     """`v` as one contiguous piece for each row of its first `axes`, and its size; 0 where all rows share one piece."""
-    if v is None:
-        return None, 0
     shared = all(step == 0 or n == 1 for step, n in zip(v.strides[:axes], v.shape[:axes], strict=True))
     v = namespace(v).ascontiguousarray(v[(0,) * axes] if shared else v)
     return v, 0 if shared else math.prod(v.shape[axes:])

@@ -191,7 +191,7 @@ reduce(const __grid_constant__ Layout layout, const C* input, const K* b, const 
        M* matrices, i64 filters, i64 size, i64 size_doublings, i64 span_doublings) {
   const Taps taps = {b, a, b_row, a_row};
   __shared__ Turn turn[LANES ? 1 : WARPS];
-  __shared__ M matrix[2][ORDER * ORDER];
+  __shared__ Longer<M>::type matrix[2][ORDER * ORDER];
   if (blockIdx.x >= filters) {
     filter_unit<false>(layout, input, nullptr, taps, states, nullptr, nullptr, 0, nullptr, 0, size, blockIdx.x - filters,
                        turn[LANES ? 0 : threadIdx.x / 32]);
@@ -205,13 +205,13 @@ reduce(const __grid_constant__ Layout layout, const C* input, const K* b, const 
     for (int i = 0; i < ORDER; i++) z[i] = Number<M>::make(i == j);
     filter.step(z, Number<M>::make(0));
 #pragma unroll
-    for (int i = 0; i < ORDER; i++) matrix[0][i * ORDER + j] = z[i];
+    for (int i = 0; i < ORDER; i++) matrix[0][i * ORDER + j] = lengthen(z[i]);
   }
   powers<ORDER>(matrix, static_cast<int>(size_doublings), static_cast<int>(span_doublings),
                 matrices + blockIdx.x * 2ll * ORDER * ORDER);
 }
 
-extern "C" __global__ void __launch_bounds__(CARRY_THREADS)
+extern "C" __global__ void __launch_bounds__(CARRY_THREADS, 1)
 carry(i64 rows, const M* matrices, i64 filters, C* states, i64 chunks, i64 span, const C* first, i64 first_row, i64* stop) {
   for (i64 row = blockIdx.x; row < rows; row += gridDim.x)
     carry_row<ORDER, C, M, Wide<C>::type>(matrices + (filters > 1 ? row : 0) * 2 * ORDER * ORDER, states + row * chunks * ORDER,

@@ -62,9 +62,8 @@ def _filter(
     plan = _layout(batch, length, parts.size, False, tuple(operands)) if operands[1] else None
     if plan is None:  # over six batch axes, or strides that are not whole elements
         return _filter(cupy.ascontiguousarray(x), y, b, a, zi, state, axis, order, macros)
-    rows, chunks = math.prod(batch), parts.count
-    (b, b_row), (a, a_row) = by_row(b, len(batch)), by_row(a, len(batch))
-    zi, zi_row = by_row(zi, len(batch))
+    rows, chunks = math.prod(batch), parts.chunks
+    (b, b_row), (a, a_row), (zi, zi_row) = ((v, 0) if v is None else by_row(v, len(batch)) for v in (b, a, zi))
     lanes = any(n != 1 for n in x.shape[axis + 1 :])
     macros = (*macros, ("COMPLEX_TAPS", int(b.dtype.kind == "c")), ("LANES", int(lanes)))
     blocks, taps = -(-rows * chunks // _THREADS), (b, a, b_row, a_row)
@@ -83,13 +82,13 @@ def _edges(
 ) -> tuple[Array, Array]:
     """The state before every chunk, and where a row goes on in one piece."""
     rows, filters, blocks = counts
-    states = scratch(rows * parts.count * order, x.dtype)
+    states = scratch(rows * parts.chunks * order, x.dtype)
     matrices = scratch(filters * 2 * order**2, np.complex128 if taps[0].dtype.kind == "c" else np.float64)
     stop = scratch(rows, np.int64)
     reduce, carry = (kernel("filters.cu", name, x.dtype.name, *macros) for name in ("reduce", "carry"))
     doublings = parts.size.bit_length() - 1, parts.span.bit_length() - 1
-    arguments = plan, x, *taps, states, matrices, filters, parts.size, *doublings
-    reduce((filters + blocks,), (_THREADS,), arguments)
-    arguments = rows, matrices, filters, states, parts.count, parts.span, *start, stop
-    carry((min(rows, 2**31 - 1),), (parts.threads,), arguments)
+    cut_up = plan, x, *taps, states, matrices, filters, parts.size, *doublings
+    reduce((filters + blocks,), (_THREADS,), cut_up)
+    edges = rows, matrices, filters, states, parts.chunks, parts.span, *start, stop
+    carry((min(rows, 2**31 - 1),), (parts.threads,), edges)
     return states, stop

@@ -32,7 +32,7 @@ def cut(length: int, order: int) -> Cut:
         return Cut(max(1, length), 1, 1, 1)
     size = max(CHUNK, power_of_two(-(-length // MOST)))
     count, width = -(-length // size), power_of_two(order)
-    owners = _WARP if count <= _WARP**2 else _BLOCK // width
+    owners = max(_WARP // width, min(_WARP, power_of_two(count))) if count <= _WARP**2 else _BLOCK // width
     return Cut(size, count, power_of_two(-(-count // owners)), owners * width)
 
 

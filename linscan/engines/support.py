@@ -23,10 +23,10 @@ SUPPORT: dict[str, dict[str, str]] = {
     "fft_conv": {"reference": ALL, "cpu": ALL},
     "fft_conv_nd": {"reference": ALL, "cpu": ALL},
     "short_conv": {"reference": ALL, "cpu": ALL},
-    "lfilter": {"reference": ALL, "cpu": ALL},
-    "sosfilt": {"reference": ALL, "cpu": ALL},
-    "allpole": {"reference": ALL, "cpu": ALL},
-    "dlsim": {"reference": ALL, "cpu": ALL},
+    "lfilter": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "sosfilt": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "allpole": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "dlsim": {"reference": ALL, "cpu": ALL, "cuda": ALL},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.

@@ -44,9 +44,13 @@ def rows() -> Iterator[Row]:
     for shape, axis in [((8192, 4096), -1), ((4, 16384, 512), -2)]:
         a, b, h = _inputs(shape, "float32")
         _, pullback = linscan.scan_vjp(a, b, axis=axis)
-        da, db = np.empty_like(a), np.empty_like(a)
-        ours, floor = compare(lambda p=pullback, b=b: p(b), triad(a, b, h, da, db))
-        yield Row(f"`scan_vjp` pullback float32 {shape}, axis {axis}", "triad, 3 read 2 written", ours, floor, 1.4)
+
+        def floor(a: np.ndarray = a, b: np.ndarray = b, h: np.ndarray = h) -> None:
+            triad(a, b, h, np.empty_like(a), np.empty_like(a))()
+
+        ours, other = compare(lambda p=pullback, b=b: p(b), floor)
+        against = "triad, 3 read 2 written, both allocating what they write"
+        yield Row(f"`scan_vjp` pullback float32 {shape}, axis {axis}", against, ours, other, 1.4)
     a, b, h = (x[:64, :512].copy() for x in _inputs((64, 512), "float32"))
 
     def numpy_step() -> None:

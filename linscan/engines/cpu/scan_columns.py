@@ -1,6 +1,7 @@
 """Scan kernels for channels last: one time step is a vector operation on contiguous memory.
 
-Arrays are flat, of shape (T, D) in C order; an input that is only repeated along T has stride 0.
+Arrays are flat, of shape (T, D) in C order; an input that is only repeated along T has stride 0. Where time runs
+backwards so do the channels: memory is then one falling stream, which the hardware can follow.
 """
 
 import numpy as np
@@ -11,6 +12,14 @@ from linscan.engines.cpu.simd import LANES
 
 
 @jit
+def _order(lo, hi, down):
+    """How vectors go over columns `lo` to `hi`: the first one, the step, how many; and the first column left over."""
+    whole = (hi - lo) // LANES
+    first = lo + (whole - 1) * LANES if down else lo
+    return np.uintp(first), np.uintp(0) - np.uintp(LANES) if down else np.uintp(LANES), whole, lo + whole * LANES
+
+
+@jit
 def columns(a, b, h, state, strides, shape, lo, hi, reverse):
     """``h[t] = a[t] h[t-1] + b[t]`` in columns `lo` to `hi`; `state` (D,) goes from initial to final.
 
@@ -18,20 +27,21 @@ def columns(a, b, h, state, strides, shape, lo, hi, reverse):
     """
     mode = flush_subnormals()
     length, width = shape
-    lanes, one = np.uintp(LANES), np.uintp(1)
-    before, q = state, np.uintp(lo)
+    first, step, whole, rest = _order(lo, hi, reverse)
+    before, q0 = state, np.uintp(0)
     for i in range(length):
         t = length - 1 - i if reverse else i
-        pa, pb, p = np.uintp(t * strides[0] + lo), np.uintp(t * strides[1] + lo), np.uintp(t * width + lo)
-        for _ in range((hi - lo) // LANES):
-            across8(a, b, before, h, pa, pb, q, p)
-            pa, pb, p, q = pa + lanes, pb + lanes, p + lanes, q + lanes
-        for _ in range((hi - lo) % LANES):
-            h[p] = a[pa] * before[q] + b[pb]
-            pa, pb, p, q = pa + one, pb + one, p + one, q + one
-        before, q = h, np.uintp(t * width + lo)
-    for d in range(lo, hi):
-        state[np.uintp(d)] = before[q + np.uintp(d - lo)]
+        pa0, pb0, p0 = np.uintp(t * strides[0]), np.uintp(t * strides[1]), np.uintp(t * width)
+        d = first
+        for _ in range(whole):
+            across8(a, b, before, h, pa0 + d, pb0 + d, q0 + d, p0 + d)
+            d += step
+        for k in range(rest, hi):
+            d = np.uintp(k)
+            h[p0 + d] = a[pa0 + d] * before[q0 + d] + b[pb0 + d]
+        before, q0 = h, p0
+    for k in range(lo, hi):
+        state[np.uintp(k)] = before[q0 + np.uintp(k)]
     restore_subnormals(mode)
 
 
@@ -43,20 +53,21 @@ def columns_back(a, h, dh, initial, da, db, flow, strides, shape, lo, hi, revers
     """
     mode = flush_subnormals()
     length, width = shape
-    lanes, one = np.uintp(LANES), np.uintp(1)
+    first, step, whole, rest = _order(lo, hi, not reverse)
     for i in range(length):
         t = i if reverse else length - 1 - i
-        pa, pg, p = np.uintp(t * strides[0] + lo), np.uintp(t * strides[2] + lo), np.uintp(t * width + lo)
-        before, q, f = initial, np.uintp(lo), np.uintp(lo)
+        pa0, pg0, p0 = np.uintp(t * strides[0]), np.uintp(t * strides[2]), np.uintp(t * width)
+        before, q0 = initial, np.uintp(0)
         if i < length - 1:
-            before, q = h, np.uintp((t + 1 if reverse else t - 1) * strides[1] + lo)
-        for _ in range((hi - lo) // LANES):
-            across8_back(a, before, dh, flow, da, db, pa, q, pg, f, p)
-            pa, pg, p, q, f = pa + lanes, pg + lanes, p + lanes, q + lanes, f + lanes
-        for _ in range((hi - lo) % LANES):
-            delta = dh[pg] + flow[f]
-            db[p] = delta
-            da[p] = np.conj(before[q]) * delta
-            flow[f] = np.conj(a[pa]) * delta
-            pa, pg, p, q, f = pa + one, pg + one, p + one, q + one, f + one
+            before, q0 = h, np.uintp((t + 1 if reverse else t - 1) * strides[1])
+        d = first
+        for _ in range(whole):
+            across8_back(a, before, dh, flow, da, db, pa0 + d, q0 + d, pg0 + d, d, p0 + d)
+            d += step
+        for k in range(rest, hi):
+            d = np.uintp(k)
+            delta = dh[pg0 + d] + flow[d]
+            db[p0 + d] = delta
+            da[p0 + d] = np.conj(before[q0 + d]) * delta
+            flow[d] = np.conj(a[pa0 + d]) * delta
     restore_subnormals(mode)

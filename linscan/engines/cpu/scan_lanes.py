@@ -13,7 +13,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from linscan.engines.cpu.simd import LANES, pointer, vectors
+from linscan.engines.cpu.simd import LANES, pointer, prefetch, vectors
+
+_AHEAD = 256  # bytes
 
 
 def _compose(v: Any, a: Any, b: Any, reverse: bool) -> tuple[Any, Any]:
@@ -52,6 +54,8 @@ def _scan8(reverse: bool) -> Any:
     def scan8(typingctx: Any, a: Any, b: Any, h: Any, p: Any, carry: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             v, at, bt, ht = _vectors(context, builder, signature, args, 3)
+            for base in (at, bt, ht):
+                prefetch(v, base, args[3], -_AHEAD if reverse else _AHEAD, write=base is ht)
             prod, local = _compose(v, v.load(at, args[3]), v.load(bt, args[3]), reverse)
             fine = v.all_finite(prod, local)
             states = v.mad(prod, v.splat(args[4]), local)
@@ -84,6 +88,8 @@ def _back8(reverse: bool) -> Any:
     def back8(typingctx: Any, a: Any, h: Any, dh: Any, da: Any, db: Any, p: Any, carry: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             v, at, ht, dht, dat, dbt = _vectors(context, builder, signature, args, 5)
+            for base in (at, ht, dht, dat, dbt):
+                prefetch(v, base, args[5], -_AHEAD if reverse else _AHEAD, write=base in (dat, dbt))
             one = ir.Constant(args[5].type, 1)
             up, down = builder.add(args[5], one), builder.sub(args[5], one)
             after, before = (up, down) if reverse else (down, up)

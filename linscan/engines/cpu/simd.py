@@ -3,7 +3,7 @@
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 
 LANES = 8
 _CONTRACT = ("contract",)
@@ -126,3 +126,12 @@ def vectors(context: Any, builder: Any, element: Any) -> Any:
 def pointer(context: Any, builder: Any, array_type: Any, value: Any) -> Any:
     """The address of an array's first element."""
     return context.make_array(array_type)(context, builder, value).data
+
+
+def prefetch(v: Any, base: Any, index: Any, distance: int, write: bool = False) -> None:
+    """Ask for the cache line `distance` bytes on: a long dependency chain keeps the processor from seeing that far."""
+    i8, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [i8, i32, i32, i32])
+    function = cgutils.get_or_insert_function(v.b.module, kind, "llvm.prefetch.p0")
+    there = v.b.gep(v.b.bitcast(v.b.gep(base, [index]), i8), [ir.Constant(ir.IntType(64), distance)])
+    v.b.call(function, [there, ir.Constant(i32, int(write)), ir.Constant(i32, 3), ir.Constant(i32, 1)])

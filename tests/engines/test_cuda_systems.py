@@ -7,23 +7,11 @@ import linscan
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
 from tests.engines.test_cuda_filters import FULL, on_gpu, poison, same
+from tests.engines.test_cuda_on_cpu import slopes, system
 from tests.tolerances import assert_close, eps, stable
 
 pytestmark = pytest.mark.gpu
 cupy = pytest.importorskip("cupy")
-
-
-def system(rng, n, m, p, dtype, lead=()):
-    """A stable system: A has spectral norm 0.9."""
-    A = random(rng, (*lead, n, n), dtype)
-    A = (0.9 * A / np.linalg.norm(A, 2, axis=(-2, -1), keepdims=True)).astype(dtype)
-    return A, random(rng, (*lead, n, m), dtype), random(rng, (*lead, p, n), dtype), random(rng, (*lead, p, m), dtype)
-
-
-def slopes(rng, shape, lags, dtype):
-    """Coefficients that forget: their sizes add up to less than 0.9."""
-    a = random(rng, (*shape, lags), dtype)
-    return (0.9 * a / np.abs(a).sum(axis=-1, keepdims=True)).astype(dtype_of(dtype))
 
 
 @pytest.mark.parametrize("dtype", FULL)

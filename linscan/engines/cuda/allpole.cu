@@ -90,19 +90,19 @@ carry(i64 rows, i64 chunks, C* states, const C* matrices, const C* first, i64 fi
   const C none = Number<C>::make(0);
   states += row * chunks * K + (live ? part : 0);
   matrices += row * chunks * K * K + (live ? part : 0) * K;
-  W z = in_double(live ? first[row * first_row + part] : none);
+  W z = Cast<W>::of(live ? first[row * first_row + part] : none);
   i64 bad = chunks;
   C next_line[K], next = states[0];
   read_line(next_line, matrices, true);
 #pragma unroll 1
   for (i64 c = 0; c < chunks; c++) {
     W line[K];
-    const C f = next, edge = Rounded<C>::of(z);
+    const C f = next, edge = Cast<C>::of(z);
     bool tame = true;
 #pragma unroll
     for (int j = 0; j < K; j++) {
       tame = tame && at_most(next_line[j], 1024.0);
-      line[j] = in_double(next_line[j]);
+      line[j] = Cast<W>::of(next_line[j]);
     }
     if (c + 2 < chunks) {  // the last chunk has no matrix
       next = states[(c + 1) * K];
@@ -112,7 +112,7 @@ carry(i64 rows, i64 chunks, C* states, const C* matrices, const C* first, i64 fi
     if (!is_finite(edge) && c > 0 && c - 1 < bad) bad = c - 1;
     if (!is_finite(edge) && c == 0) bad = 0;
     if (!tame && c + 1 < chunks && c < bad) bad = c;
-    z = over_chunk(line, z, in_double(f));
+    z = over_chunk(line, z, Cast<W>::of(f));
   }
   if (!live) bad = chunks;
 #pragma unroll

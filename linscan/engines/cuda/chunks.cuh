@@ -1,7 +1,8 @@
 // From chunk to chunk of a row: z -> P z + f, where P = M^L is the chunk's matrix and f what it leaves from rest (chunks.py).
 //
-// Edges are computed in double whatever the signal. P comes from M by squaring, in twice the digits of double: powers of M
-// have large entries that cancel where poles lie close together near the unit circle.
+// Powers of M have large entries that cancel where poles lie close together near the unit circle, so that edges need more
+// digits than the signal: double for float, and Long, twice the digits of double, for double. P comes from M by squaring,
+// in Long.
 //
 // Where P is not tame (an entry above 1024, or not finite) the row is one chunk: it would be the small difference of large
 // numbers, or overflow, although the plain loop may do well. Where a state at an edge is not finite, the chunk before
@@ -9,18 +10,47 @@
 #pragma once
 #include "numbers.cuh"
 
+// The sum of two doubles that do not overlap.
+struct Long { double high, low; };
+
+__device__ __forceinline__ Long operator-(Long x) { return {-x.high, -x.low}; }
+__device__ __forceinline__ Long mul_add(Long x, Long y, Long z) {
+  const double p = x.high * y.high, p_low = __fma_rn(x.high, y.high, -p) + (x.high * y.low + x.low * y.high);
+  const double sum = p + z.high, rest = sum - p, low = (p - (sum - rest)) + (z.high - rest) + p_low + z.low;
+  const double high = sum + low;
+  return {high, low - (high - sum)};
+}
+__device__ __forceinline__ Long mul(Long x, Long y) { return mul_add(x, y, Long{0.0, 0.0}); }
+__device__ __forceinline__ Long operator*(Long x, Long y) { return mul(x, y); }
+__device__ __forceinline__ Long negative(Long x) { return -x; }
+__device__ __forceinline__ bool at_most(Long x, double limit) { return fabs(x.high) <= limit; }
+__device__ __forceinline__ Long shuffle(Long x, int lane) { return {shuffle(x.high, lane), shuffle(x.low, lane)}; }
+
+// Double precision for a number, and the precision of its edges.
 template <class C> struct Wide { typedef double type; };
 template <class R> struct Wide<complex<R>> { typedef complex<double> type; };
+template <class C> struct Edge { typedef double type; };
+template <> struct Edge<double> { typedef Long type; };
+template <class R> struct Edge<complex<R>> { typedef complex<typename Edge<R>::type> type; };
+template <class C> struct Longest { typedef Long type; };
+template <class R> struct Longest<complex<R>> { typedef complex<Long> type; };
 
-__device__ __forceinline__ double in_double(float x) { return x; }
-__device__ __forceinline__ double in_double(double x) { return x; }
-template <class R> __device__ __forceinline__ complex<double> in_double(complex<R> x) { return {x.re, x.im}; }
-
-template <class C> struct Rounded {
-  static __device__ __forceinline__ C of(double x) { return static_cast<C>(x); }
+// From any of these precisions to another.
+__device__ __forceinline__ double leading(float x) { return x; }
+__device__ __forceinline__ double leading(double x) { return x; }
+__device__ __forceinline__ double leading(Long x) { return x.high; }
+template <class To> struct Cast {
+  template <class R> static __device__ __forceinline__ To of(R x) { return static_cast<To>(leading(x)); }
 };
-template <class R> struct Rounded<complex<R>> {
-  static __device__ __forceinline__ complex<R> of(complex<double> x) { return {static_cast<R>(x.re), static_cast<R>(x.im)}; }
+template <> struct Cast<Long> {
+  template <class R> static __device__ __forceinline__ Long of(R x) { return {leading(x), 0.0}; }
+  static __device__ __forceinline__ Long of(Long x) { return x; }
+};
+template <class To> struct Cast<complex<To>> {
+  template <class R> static __device__ __forceinline__ complex<To> of(R x) { return {Cast<To>::of(x), Cast<To>::of(0.0)}; }
+  template <class R> static __device__ __forceinline__ complex<To> of(complex<R> x) {
+    return {Cast<To>::of(x.re), Cast<To>::of(x.im)};
+  }
 };
 
 constexpr int CARRY_THREADS = 512;
@@ -41,27 +71,11 @@ template <int N, class M> __device__ __forceinline__ bool read_line(M (&line)[N]
   bool tame = true;
 #pragma unroll
   for (int j = 0; j < N; j++) {
-    line[j] = live ? from[j] : Number<M>::make(0);
+    line[j] = live ? from[j] : Cast<M>::of(0.0);
     tame = tame && at_most(line[j], 1024.0);
   }
   return tame;
 }
-
-// The sum of two doubles that do not overlap.
-struct Long { double high, low; };
-__device__ __forceinline__ Long operator-(Long x) { return {-x.high, -x.low}; }
-__device__ __forceinline__ Long mul_add(Long x, Long y, Long z) {
-  const double p = x.high * y.high, p_low = __fma_rn(x.high, y.high, -p) + (x.high * y.low + x.low * y.high);
-  const double sum = p + z.high, rest = sum - p, low = (p - (sum - rest)) + (z.high - rest) + p_low + z.low;
-  const double high = sum + low;
-  return {high, low - (high - sum)};
-}
-template <class M> struct Longer { typedef Long type; };
-template <> struct Longer<complex<double>> { typedef complex<Long> type; };
-__device__ __forceinline__ Long lengthen(double x) { return {x, 0.0}; }
-__device__ __forceinline__ complex<Long> lengthen(complex<double> x) { return {lengthen(x.re), lengthen(x.im)}; }
-__device__ __forceinline__ double shorten(Long x) { return x.high; }
-__device__ __forceinline__ complex<double> shorten(complex<Long> x) { return {x.re.high, x.im.high}; }
 
 // M^(2^first) and M^(2^(first + more)) of one filter, by one block; `matrix` holds M on entry.
 template <int N, class E, class M> __device__ __forceinline__ void powers(E (&matrix)[2][N * N], int first, int more, M* out) {
@@ -69,9 +83,9 @@ template <int N, class E, class M> __device__ __forceinline__ void powers(E (&ma
   for (int n = 0; n <= first + more; n++) {
     __syncthreads();
     for (int e = threadIdx.x; e < N * N; e += blockDim.x) {
-      if (n == first) out[e] = shorten(matrix[now][e]);
-      if (n == first + more) out[N * N + e] = shorten(matrix[now][e]);
-      E total = lengthen(Number<M>::make(0));
+      if (n == first) out[e] = Cast<M>::of(matrix[now][e]);
+      if (n == first + more) out[N * N + e] = Cast<M>::of(matrix[now][e]);
+      E total = Cast<E>::of(0.0);
       for (int k = 0; k < N; k++) total = mul_add(matrix[now][e / N * N + k], matrix[now][k * N + e % N], total);
       matrix[1 - now][e] = total;
     }
@@ -96,17 +110,17 @@ __device__ __forceinline__ void carry_row(const M* matrices, C* states, const C*
   const bool wild = __syncthreads_or(!read_line(line, matrices + part * N, live));
   if (me == 0) bad = static_cast<u64>(chunks);
 
-  W z = Number<W>::make(0);
+  W z = Cast<W>::of(0.0);
 #pragma unroll 4
   for (int n = 0; n < span; n++) {
     const bool there = begin + n < chunks;
-    const W next = over_chunk(line, z, in_double(there && live ? states[(begin + n) * N] : none));
+    const W next = over_chunk(line, z, Cast<W>::of(there && live ? states[(begin + n) * N] : none));
     z = there ? next : z;
   }
   entering[me] = z;
   __syncthreads();
   if (me < 32) {  // every group of this warp does the same
-    z = first && live ? in_double(first[part]) : Number<W>::make(0);
+    z = first && live ? Cast<W>::of(first[part]) : Cast<W>::of(0.0);
     M long_line[N];
     read_line(long_line, matrices + N * N + part * N, live);
 #pragma unroll 1
@@ -118,7 +132,7 @@ __device__ __forceinline__ void carry_row(const M* matrices, C* states, const C*
         z = over_chunk(long_line, z, given);
       } else {
         for (i64 c = static_cast<i64>(n) * span; c < (n + 1ll) * span && c < chunks; c++)
-          z = over_chunk(line, z, in_double(live ? states[c * N] : none));
+          z = over_chunk(line, z, Cast<W>::of(live ? states[c * N] : none));
       }
     }
   }
@@ -127,13 +141,13 @@ __device__ __forceinline__ void carry_row(const M* matrices, C* states, const C*
   C next = live && begin < chunks ? states[begin * N] : none;
 #pragma unroll 1
   for (i64 c = begin; c < begin + span; c++) {
-    const C f = next, edge = Rounded<C>::of(z);
+    const C f = next, edge = Cast<C>::of(z);
     next = live && c + 1 < begin + span && c + 1 < chunks ? states[(c + 1) * N] : none;
     if (live && c < chunks) {
       states[c * N] = edge;
       if (!is_finite(edge)) atomicMin(&bad, static_cast<u64>(c > 0 ? c - 1 : 0));
     }
-    z = over_chunk(line, z, in_double(f));
+    z = over_chunk(line, z, Cast<W>::of(f));
   }
   __syncthreads();
   if (me == 0) *stop = wild ? 0 : static_cast<i64>(bad);

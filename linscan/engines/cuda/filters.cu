@@ -22,7 +22,8 @@ typedef STORAGE C;
 template <class C, bool COMPLEX> struct Coefficient { typedef C type; };
 template <class R> struct Coefficient<complex<R>, false> { typedef R type; };
 typedef Coefficient<C, COMPLEX_TAPS>::type K;
-typedef Wide<K>::type M;
+typedef Edge<K>::type M;
+typedef Longest<K>::type E;
 
 constexpr int ORDER = SECTIONS ? 2 * SECTIONS : (TAPS_B > TAPS_A ? TAPS_B : TAPS_A) - 1;
 constexpr bool PARALLEL = ORDER <= 16;  // else every row is one chunk
@@ -34,10 +35,6 @@ struct Taps {
   i64 b_row, a_row;  // from one row's to the next
 };
 
-__device__ __forceinline__ void convert(float& to, float from) { to = from; }
-template <class A, class B> __device__ __forceinline__ void convert(A& to, B from) { to = in_double(from); }
-template <class R> __device__ __forceinline__ void convert(complex<float>& to, complex<R> from) { to = from; }
-
 #if SECTIONS
 template <class K> struct Filter {
   K b[SECTIONS][3], a[SECTIONS][2];
@@ -46,8 +43,8 @@ template <class K> struct Filter {
     const auto* line = taps.b + row * taps.b_row;
 #pragma unroll
     for (int s = 0; s < SECTIONS; s++, line += 6) {
-      convert(b[s][0], line[0]), convert(b[s][1], line[1]), convert(b[s][2], line[2]);
-      convert(a[s][0], negative(line[4])), convert(a[s][1], negative(line[5]));
+      b[s][0] = Cast<K>::of(line[0]), b[s][1] = Cast<K>::of(line[1]), b[s][2] = Cast<K>::of(line[2]);
+      a[s][0] = Cast<K>::of(negative(line[4])), a[s][1] = Cast<K>::of(negative(line[5]));
     }
   }
   template <class C> __device__ __forceinline__ C step(C (&z)[ORDER], C x) const {
@@ -67,15 +64,15 @@ template <class K> struct Filter {
 
   __device__ __forceinline__ void load(const Taps& taps, i64 row) {
 #pragma unroll UNROLL
-    for (int k = 0; k < TAPS_B; k++) convert(b[k], taps.b[row * taps.b_row + k]);
+    for (int k = 0; k < TAPS_B; k++) b[k] = Cast<K>::of(taps.b[row * taps.b_row + k]);
 #pragma unroll UNROLL
-    for (int k = 0; k < TAPS_A; k++) convert(a[k], negative(taps.a[row * taps.a_row + k]));
+    for (int k = 0; k < TAPS_A; k++) a[k] = Cast<K>::of(negative(taps.a[row * taps.a_row + k]));
   }
   template <class C> __device__ __forceinline__ C step(C (&z)[ORDER], C x) const {
     const C y = mul_add(b[0], x, z[0]);
 #pragma unroll UNROLL
     for (int k = 1; k <= ORDER; k++) {
-      C next = k < ORDER ? z[k < ORDER ? k : 0] : Number<C>::make(0);
+      C next = k < ORDER ? z[k < ORDER ? k : 0] : Cast<C>::of(0.0);
       if (k < TAPS_B) next = mul_add(b[k < TAPS_B ? k : 0], x, next);
       if (k < TAPS_A) next = mul_add(a[k < TAPS_A ? k : 0], y, next);
       z[k - 1] = next;
@@ -191,21 +188,21 @@ reduce(const __grid_constant__ Layout layout, const C* input, const K* b, const 
        M* matrices, i64 filters, i64 size, i64 size_doublings, i64 span_doublings) {
   const Taps taps = {b, a, b_row, a_row};
   __shared__ Turn turn[LANES ? 1 : WARPS];
-  __shared__ Longer<M>::type matrix[2][ORDER * ORDER];
+  __shared__ E matrix[2][ORDER * ORDER];
   if (blockIdx.x >= filters) {
     filter_unit<false>(layout, input, nullptr, taps, states, nullptr, nullptr, 0, nullptr, 0, size, blockIdx.x - filters,
                        turn[LANES ? 0 : threadIdx.x / 32]);
     return;
   }
-  Filter<M> filter;
+  Filter<E> filter;
   filter.load(taps, blockIdx.x);
   for (int j = threadIdx.x; j < ORDER; j += blockDim.x) {  // column j is one step without input from the unit vector j
-    M z[ORDER];
+    E z[ORDER];
 #pragma unroll
-    for (int i = 0; i < ORDER; i++) z[i] = Number<M>::make(i == j);
-    filter.step(z, Number<M>::make(0));
+    for (int i = 0; i < ORDER; i++) z[i] = Cast<E>::of(i == j ? 1.0 : 0.0);
+    filter.step(z, Cast<E>::of(0.0));
 #pragma unroll
-    for (int i = 0; i < ORDER; i++) matrix[0][i * ORDER + j] = lengthen(z[i]);
+    for (int i = 0; i < ORDER; i++) matrix[0][i * ORDER + j] = z[i];
   }
   powers<ORDER>(matrix, static_cast<int>(size_doublings), static_cast<int>(span_doublings),
                 matrices + blockIdx.x * 2ll * ORDER * ORDER);
@@ -214,7 +211,7 @@ reduce(const __grid_constant__ Layout layout, const C* input, const K* b, const 
 extern "C" __global__ void __launch_bounds__(CARRY_THREADS, 1)
 carry(i64 rows, const M* matrices, i64 filters, C* states, i64 chunks, i64 span, const C* first, i64 first_row, i64* stop) {
   for (i64 row = blockIdx.x; row < rows; row += gridDim.x)
-    carry_row<ORDER, C, M, Wide<C>::type>(matrices + (filters > 1 ? row : 0) * 2 * ORDER * ORDER, states + row * chunks * ORDER,
+    carry_row<ORDER, C, M, Edge<C>::type>(matrices + (filters > 1 ? row : 0) * 2 * ORDER * ORDER, states + row * chunks * ORDER,
                                           first ? first + row * first_row : nullptr, chunks, static_cast<int>(span),
                                           stop + row);
 }

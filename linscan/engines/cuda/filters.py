@@ -83,7 +83,7 @@ def _edges(
     """The state before every chunk, and where a row goes on in one piece."""
     rows, filters, blocks = counts
     states = scratch(rows * parts.chunks * order, x.dtype)
-    matrices = scratch(filters * 2 * order**2, np.complex128 if taps[0].dtype.kind == "c" else np.float64)
+    matrices = scratch(filters * 2 * order**2 * 2 * taps[0].itemsize, np.uint8)  # two each, in twice the digits
     stop = scratch(rows, np.int64)
     reduce, carry = (kernel("filters.cu", name, x.dtype.name, *macros) for name in ("reduce", "carry"))
     doublings = parts.size.bit_length() - 1, parts.span.bit_length() - 1

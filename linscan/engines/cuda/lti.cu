@@ -14,7 +14,8 @@
 #include "chunks.cuh"
 
 typedef STORAGE C;
-typedef Wide<C>::type W;
+typedef Edge<C>::type W;
+typedef Longest<C>::type E;
 
 struct Matrix {
   const C* at;
@@ -99,13 +100,13 @@ __device__ __forceinline__ void simulate(const System& system, C* y, C* x, C* st
 extern "C" __global__ void __launch_bounds__(THREADS)
 reduce(const __grid_constant__ System system, C* states, W* matrices, i64 systems, i64 rows, i64 length, i64 size,
        i64 size_doublings, i64 span_doublings) {
-  __shared__ Longer<W>::type matrix[2][N * N];
+  __shared__ E matrix[2][N * N];
   if (blockIdx.x >= systems) {
     simulate<false>(system, nullptr, nullptr, states, nullptr, rows, length, size,
                     (blockIdx.x - systems) * THREADS + threadIdx.x);
     return;
   }
-  for (int i = threadIdx.x; i < N * N; i += blockDim.x) matrix[0][i] = lengthen(in_double(system.a.at[blockIdx.x * system.a.row + i]));
+  for (int i = threadIdx.x; i < N * N; i += blockDim.x) matrix[0][i] = Cast<E>::of(system.a.at[blockIdx.x * system.a.row + i]);
   powers<N>(matrix, static_cast<int>(size_doublings), static_cast<int>(span_doublings), matrices + blockIdx.x * 2ll * N * N);
 }
 

@@ -45,7 +45,7 @@ def _chunks(system: Any, y: Array, x: Array, rows: int, apart: bool, sizes: tupl
     if parts.chunks > 1:
         systems = rows if apart else 1
         states = scratch(rows * parts.chunks * n, x.dtype)
-        matrices = scratch(systems * 2 * n * n, np.complex128 if x.dtype.kind == "c" else np.float64)
+        matrices = scratch(systems * 2 * n * n * 2 * x.itemsize, np.uint8)  # two each, in twice the digits
         stop = scratch(rows, np.int64)
         doublings = parts.size.bit_length() - 1, parts.span.bit_length() - 1
         cut_up = system, states, matrices, systems, rows, length, parts.size, *doublings

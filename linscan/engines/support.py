@@ -18,7 +18,7 @@ ALL = "eEfdFD"
 
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
-    "ssm_kernel": {"reference": ALL, "cpu": ALL},
+    "ssm_kernel": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL},
     "fft_conv_nd": {"reference": ALL, "cpu": ALL},

@@ -17,10 +17,15 @@ def tiles_of(length: int, rows: int) -> int:
     return -(-length // (rows * WIDTH))
 
 
-def growth_limit(length: int, dtype: np.dtype) -> float:
-    """The ``|a|**2`` above which tables might overflow before the kernel does."""
+def bits_of(length: int, rows: int) -> int:
+    """Bits of the largest exponent of a table, which reaches to the end of the last tile, past the kernel's."""
+    return (tiles_of(length, rows) * rows * WIDTH).bit_length()
+
+
+def growth_limit(length: int, rows: int, dtype: np.dtype) -> float:
+    """The ``|a|**2`` above which tables might overflow."""
     single = real_dtype(dtype).itemsize <= 4
-    return float(np.exp2(2 * (60 if single else 500) / length))
+    return float(np.exp2(2 * (60 if single else 500) / (tiles_of(length, rows) * rows * WIDTH)))
 
 
 def output_dtype(dtype: np.dtype, real: bool) -> np.dtype:

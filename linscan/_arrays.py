@@ -28,6 +28,11 @@ def is_cupy(x: object) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
+def is_numba(x: object) -> bool:
+    """Whether `x` is a Numba device array, simulated ones included, without importing Numba."""
+    return type(x).__module__.startswith("numba.cuda.") and hasattr(x, "copy_to_host")
+
+
 def namespace(*arrays: object) -> ModuleType:
     """NumPy or CuPy: the library of the first array found (NumPy if there is none)."""
     return sys.modules["cupy"] if any(is_cupy(x) for x in arrays) else np

@@ -120,7 +120,7 @@ def _check_forced(op: str, engine: str, dtype: np.dtype, on_gpu: bool) -> None:
         raise ValueError(f"{op}: engine {engine!r} runs {', '.join(names)}; got {dtype}")
     if engine == "cpu" and on_gpu:
         raise TypeError(f"{op}: engine 'cpu' takes NumPy arrays; got CuPy")
-    if engine in ("cuda", "numba_cuda") and not on_gpu:
+    if engine in ("cuda", "numba_cuda") and not on_gpu and not (engine == "numba_cuda" and probe.simulated()):
         raise TypeError(f"{op}: engine {engine!r} takes CuPy arrays; got NumPy")
 
 

@@ -1,6 +1,8 @@
 """Can this machine run an engine? One function per engine: whether, and one line that says with what, or why not."""
 
 import importlib
+import os
+import warnings
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -41,10 +43,15 @@ def cuda() -> tuple[bool, str]:
 def numba_cuda() -> tuple[bool, str]:
     if find_spec("linscan.engines.numba_cuda") is None:
         return False, "this version of linscan has no numba_cuda engine"
+    if simulated():
+        return True, "Numba's CUDA simulator: kernels run as Python on NumPy arrays, slowly"
     try:
-        numba_cuda = importlib.import_module("numba_cuda")
-        nb_cuda = importlib.import_module("numba.cuda")
-    except ImportError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            numba_cuda = importlib.import_module("numba_cuda")
+            nb_cuda = importlib.import_module("numba.cuda")
+            importlib.import_module("numba.cuda.cudaimpl")  # what the first kernel needs, and newer NumPy may break
+    except Exception as error:
         return False, _missing("numba_cuda", "numba-cuda", _INSTALL, error)
     if not nb_cuda.is_available():
         return False, f"numba-cuda {numba_cuda.__version__} finds no usable CUDA driver and GPU"
@@ -53,7 +60,14 @@ def numba_cuda() -> tuple[bool, str]:
     return True, f"numba-cuda {numba_cuda.__version__}, {name}"
 
 
-def _missing(module: str, title: str, install: str, error: ImportError) -> str:
+def simulated() -> bool:
+    """Whether NUMBA_ENABLE_CUDASIM asks for Numba's simulator of a GPU."""
+    if not os.environ.get("NUMBA_ENABLE_CUDASIM", "0").strip("0"):
+        return False
+    return find_spec("numba") is not None and bool(importlib.import_module("numba").config.ENABLE_CUDASIM)
+
+
+def _missing(module: str, title: str, install: str, error: Exception) -> str:
     """Not installed, or installed and broken: the second is told in the library's own words."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == module:
         return f"{title} is not installed; {install}"

@@ -8,8 +8,10 @@ import numpy as np
 from linscan import _arrays
 from linscan._arrays import Array
 from linscan.engines import pick
+from linscan.engines.in_kind import in_kind
 
 
+@in_kind
 def scan(
     a: Array,
     b: Array,
@@ -166,6 +168,7 @@ def scan_step(a: Array, b: Array, h: Array) -> Array:
     return new if dtype is None else new.astype(dtype, copy=False)
 
 
+@in_kind
 def scan_vjp(
     a: Array,
     b: Array,

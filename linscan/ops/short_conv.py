@@ -6,9 +6,11 @@ from typing import Any
 from linscan import _arrays
 from linscan._arrays import Array
 from linscan.engines import pick
+from linscan.engines.in_kind import in_kind
 from linscan.ops.short_conv_state import carry, pass_on, prepare
 
 
+@in_kind
 def short_conv(
     u: Array,
     w: Array,
@@ -147,6 +149,7 @@ def short_conv_step(u: Array, w: Array, bias: Array | None, state: Array, *, dil
     return y[..., 0, :], state
 
 
+@in_kind
 def short_conv_vjp(
     u: Array,
     w: Array,

@@ -1,0 +1,189 @@
+"""The laws of `scan` and `short_conv` on the engine written in Numba: on a GPU, or under Numba's simulator of one.
+
+The simulator has to be asked for before Numba is imported, so it runs this file again in a process of its own. There an
+op sees NumPy arrays, and sizes are small: a simulated thread is a thread of the host.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import linscan
+from linscan.engines import support
+from tests import oracles
+from tests.conftest import random
+from tests.ops.test_scan import decays
+from tests.tolerances import assert_close, stable, summed
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+law = (lambda test: test) if SIMULATED else pytest.mark.gpu
+DTYPES = ["float32", "complex128"] if SIMULATED else ["float32", "float64", "complex64", "complex128"]
+
+
+@pytest.mark.skipif(SIMULATED, reason="this is the simulated run")
+def test_the_laws_hold_under_the_simulator():
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
+    result = subprocess.run(
+        command, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}, cwd=root, capture_output=True, text=True, timeout=250
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1 skipped" in result.stdout
+
+
+@pytest.fixture
+def xp(monkeypatch):
+    """The library whose arrays the engine takes here; the table does not offer the engine yet."""
+    for op in ("scan", "short_conv"):
+        monkeypatch.setitem(support.SUPPORT[op], "numba_cuda", "fdFD")
+    status = linscan.available()["numba_cuda"]
+    if not status.ready:
+        pytest.skip(status.detail)
+    return np if SIMULATED else pytest.importorskip("cupy")
+
+
+@pytest.fixture
+def cuda(xp):
+    from numba import cuda
+
+    return cuda
+
+
+def sizes(*lengths):
+    """Lengths around those of a tile, which the simulator cuts shorter."""
+    tile = 32 if SIMULATED else 512
+    return [tile * n + step for n, step in lengths]
+
+
+def host(x):
+    return x if isinstance(x, np.ndarray) else x.copy_to_host() if hasattr(x, "copy_to_host") else x.get()
+
+
+def given(rng, shape, axis, dtype, with_rest):
+    a, b = decays(rng, shape, dtype), random(rng, shape, dtype)
+    h0 = random(rng, shape[:axis] + shape[axis + 1 :], dtype) if with_rest else None
+    return a, b, h0, rng.random(shape) < 0.1 if with_rest else None
+
+
+def on(xp, *arrays):
+    return tuple(None if x is None else xp.asarray(x) for x in arrays)
+
+
+@law
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("length", sizes((0, 1), (1, -1), (1, 0), (1, 1), (3, 5)))
+@pytest.mark.parametrize("reverse", [False, True])
+def test_scan_equals_the_loop(rng, xp, dtype, length, reverse):
+    for shape, axis in [((1, length), 1), ((length, 2), 0)]:
+        a, b, h0, reset = given(rng, shape, axis, dtype, with_rest=reverse)
+        da, db, dh0, dreset = on(xp, a, b, h0, reset)
+        with linscan.use_engine("numba_cuda"):
+            h = linscan.scan(da, db, dh0, axis=axis, reverse=reverse, reset=dreset)
+        assert isinstance(h, xp.ndarray)
+        assert_close(host(h), oracles.scan(a, b, h0, axis, reverse, reset), stable(dtype))
+
+
+@law
+@pytest.mark.parametrize(("dtype", "reverse", "with_rest"), [
+    ("float64", False, False), ("float64", True, True), ("complex128", False, True), ("complex128", True, False),
+])  # fmt: skip
+def test_scan_gradients_equal_the_reference(rng, xp, dtype, reverse, with_rest):
+    length = sizes((1, 7))[0]
+    for shape, axis in [((2, length), 1), ((length, 1, 2), 0)]:
+        a, b, h0, reset = given(rng, shape, axis, dtype, with_rest)
+        dh = random(rng, shape, dtype)
+        with linscan.use_engine("reference"):
+            want = linscan.scan_vjp(a, b, h0, axis=axis, reverse=reverse, reset=reset)[1](dh)
+        arrays = on(xp, a, b, h0)
+        with linscan.use_engine("numba_cuda"):
+            _, pullback = linscan.scan_vjp(*arrays, axis=axis, reverse=reverse, reset=on(xp, reset)[0])
+            got = pullback(xp.asarray(dh))
+        for x, y in zip(got, want, strict=True):
+            if y is not None:
+                assert_close(host(x), y, 4 * stable(dtype))
+
+
+@law
+def test_scan_where_composites_mislead(xp):
+    length = sizes((2, 3))[0]
+    with linscan.use_engine("numba_cuda"):
+        fixed = linscan.scan(2.0, xp.full((1, length), -1.0), 1.0)  # h = 2 h - 1 stays at 1
+        b = np.ones((1, length))
+        b[0, 5] = np.nan
+        reset = np.zeros((1, length), bool)
+        reset[0, length - 4] = True
+        broken = host(linscan.scan(xp.full((1, length), 0.5), xp.asarray(b), reset=xp.asarray(reset)))[0]
+    assert bool((fixed == 1).all())
+    assert np.isfinite(broken[:5]).all()
+    assert np.isnan(broken[5:-4]).all()
+    assert broken[-4:].tolist() == [1, 1.5, 1.75, 1.875]
+
+
+@law
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("axis", "dilation", "reverse", "rest"), [
+    (-1, 1, False, False), (-2, 1, False, True), (-1, 2, True, True), (-2, 3, True, False), (0, 1, False, True),
+])  # fmt: skip
+def test_short_conv_and_its_gradients_equal_the_reference(rng, xp, dtype, axis, dilation, reverse, rest):
+    shape, taps = ((1, 7, 2), 3) if SIMULATED else ((2, 300, 3), 4)
+    u, axis_ = random(rng, shape, dtype), axis % 3
+    others = shape[:axis_] + shape[axis_ + 1 :]
+    w, bias = random(rng, (others[-1], taps), dtype), random(rng, others[-1:], dtype) if rest else None
+    past = (*shape[:axis_], (taps - 1) * dilation, *shape[axis_ + 1 :])
+    state = random(rng, past, dtype) if rest else None
+    reset = rng.random(shape) < 0.2 if rest else None
+    dy = random(rng, shape, dtype)
+    options = {"axis": axis, "dilation": dilation, "reverse": reverse}
+    with linscan.use_engine("reference"):
+        want, pullback = linscan.short_conv_vjp(u, w, bias, state, reset=reset, **options)
+        want_grads = pullback(dy)
+    with linscan.use_engine("numba_cuda"):
+        got, pullback = linscan.short_conv_vjp(*on(xp, u, w, bias, state), reset=on(xp, reset)[0], **options)
+        grads = pullback(xp.asarray(dy))
+    for x, y in zip((got, *grads) if state is None else (*got, *grads), (want, *want_grads) if state is None
+                    else (*want, *want_grads), strict=True):  # fmt: skip
+        assert (x is None) == (y is None)
+        if y is not None:
+            assert_close(host(x), y, summed(dtype, shape[axis]))
+
+
+@law
+def test_a_filter_of_one_tap_has_no_state(rng, xp):
+    u = random(rng, (5, 2), "float64")
+    with linscan.use_engine("numba_cuda"):
+        y, pullback = linscan.short_conv_vjp(xp.asarray(u), xp.asarray([2.0]))
+        du, dw, _, _ = pullback(xp.asarray(u))
+    assert host(y).tolist() == (2 * u).tolist()
+    assert host(du).tolist() == (2 * u).tolist()
+    assert_close(host(dw), np.array([(u * u).sum()]), summed("float64", 10))
+
+
+@law
+def test_numba_arrays_are_answered_with_numba_arrays(rng, cuda):
+    a, b = decays(rng, (2, 40), "float32"), random(rng, (2, 40), "float32")
+    da, db = cuda.to_device(a), cuda.to_device(b)
+    out = cuda.device_array((2, 40), np.float32)
+    assert linscan.scan(da, db, out=out) is out
+    h, pullback = linscan.scan_vjp(0.5, db)
+    grads = pullback(h)
+    y, state = linscan.short_conv(db, np.ones(2, np.float32), state=0, axis=-1)
+    kind = type(db)
+    assert [type(x) for x in (h, grads[1], y, state)] == [kind] * 4
+    assert_close(out.copy_to_host(), oracles.scan(a, b), stable("float32"))
+    assert_close(h.copy_to_host(), oracles.scan(np.full_like(b, 0.5), b), stable("float32"))
+    assert_close(state.copy_to_host(), b[:, -1:], 0)
+    assert_close(da.copy_to_host(), a, 0)
+
+
+@law
+def test_what_it_cannot_do_is_said(xp):
+    with linscan.use_engine("numba_cuda"):
+        with pytest.raises(ValueError, match="scan: engine 'numba_cuda' runs float32, float64, complex64, complex128"):
+            linscan.scan(xp.ones(3, np.float16), xp.ones(3, np.float16))
+        with pytest.raises(ValueError, match="fft_conv: engine 'numba_cuda' does not have it"):
+            linscan.fft_conv(xp.ones(3), xp.ones(3))
+        assert linscan.scan(xp.ones((2, 0)), xp.ones((2, 0))).shape == (2, 0)

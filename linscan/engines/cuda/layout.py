@@ -61,6 +61,25 @@ def layout(
     return result.view(f"V{LAYOUT.itemsize}")
 
 
+def operands(batch: tuple[int, ...], length: int, *arrays: tuple[Any, int | None]) -> np.ndarray | None:
+    """The struct of (array or None, time axis), broadcast to `batch`; `tiles` is left to set. None as in `layout`."""
+    placed: list[Strides | None] = []
+    for x, axis in arrays:
+        own = None if x is None else strides(x, axis)
+        if own is None and x is not None:
+            return None
+        placed.append(own if own is None else spread(own, x.shape, axis, batch))
+    struct = layout(batch, length, 1, False, placed)
+    return None if struct is None else struct.view(LAYOUT)
+
+
+def spread(own: Strides, shape: tuple[int, ...], axis: int | None, batch: tuple[int, ...]) -> Strides:
+    """The strides of an array of `shape` as broadcast to `batch`."""
+    sizes = shape if axis is None else shape[:axis] + shape[axis + 1 :]
+    steps = tuple(0 if n == 1 else s for n, s in zip(sizes, own.batch, strict=True))
+    return own._replace(batch=(0,) * (len(batch) - len(steps)) + steps)
+
+
 def fold(sizes: tuple[int, ...], steps: list[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:
     """Drop axes of length 1 and merge neighbours that every operand steps through alike, as one longer axis."""
     kept: list[int] = []

@@ -40,7 +40,7 @@ def matrices(b, a, order, parts):
         for count in (parts.size, parts.span):
             for _ in range(count.bit_length() - 1):
                 matrix = matrix @ matrix
-            found.append(np.float64(matrix))
+            found.append(matrix)
     return found
 
 
@@ -50,14 +50,16 @@ def tame(matrix):
 
 def carry(first, left, short, long, parts):
     """The states at the edges, from what chunks leave from rest, and the chunk that goes on to the row's end."""
+    wide = np.float64 if first.dtype == np.float32 else np.longdouble
+    short, long = wide(short), wide(long)
     owners = parts.threads // chunks.power_of_two(len(first))
     entering = []
     for owner in range(owners):
-        z = np.zeros(len(first))
+        z = np.zeros(len(first), wide)
         for f in left[owner * parts.span : (owner + 1) * parts.span]:
             z = short @ z + f
         entering.append(z)
-    z = np.float64(first)
+    z = wide(first)
     for owner in range(owners):
         f, entering[owner] = entering[owner], z
         if tame(long):

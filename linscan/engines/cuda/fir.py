@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
-from linscan._arrays import Array
+from linscan._arrays import Array, accum_dtype
 from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.layout import LAYOUT, operands
 
 _SINGLE, _PACKS, _WINDOW = range(3)
 _SHORT = 32  # rows shorter than this have lanes along rows, also where time is the dense axis
+_REGISTERS = 600  # bytes of them that weights and inputs of a walking thread may fill
 _REPEAT, _BATCH = 4, 8  # as in fir.cu and fir_taps.cu
 _SPAN = np.dtype([(n, "i8") for n in ("samples", "first", "step", "past_first", "past_length", "edge", "taps", "run")])
 
@@ -91,16 +92,16 @@ def _plan_sum(arrays: tuple[Any, ...], reach: Reach, conj: bool) -> _Plan | None
     pack, back = 16 // itemsize, reach.step < 0
     if along and plain and taps <= 64 and abs(reach.step) == 1 and _dense(struct, pack, reach, u, y):
         form, macro = _PACKS, taps
-    elif not along and plain and taps <= 8:
+    elif not along and plain and (2 * taps + 8) * accum_dtype(y.dtype).itemsize <= _REGISTERS:
         form, macro = _WINDOW, taps
-        pack = pack if _dense_rows(struct, pack, u, y) else 1
+        pack = pack if taps <= 8 and _dense_rows(struct, pack, u, y) else 1
     else:
         form, macro, pack = _SINGLE, taps if taps <= 8 else 0, 1
     run, warps = 1, 4 if form == _WINDOW else 8
     if form == _WINDOW:
         apart = abs(reach.step)
         steps = 4 if pack > 4 else 8  # as in fir.cu
-        run = max(1, min(4, length // (steps * apart)))
+        run = max(1, min(4 if taps <= 8 else 16, length // (steps * apart)))
         index = -(-length // (run * steps * apart)) * apart
         tiles = -(-index // warps)
     elif form == _PACKS or along:

@@ -5,7 +5,7 @@ import importlib
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.harness import machine, tabulate, write_section
+from benchmarks.harness import DOCUMENT, HEADER, README, machine, peers, tabulate, write_section
 
 
 def main() -> int:
@@ -20,9 +20,11 @@ def main() -> int:
     chosen = options.ops or names
     print(machine())
     modules = [importlib.import_module(f"benchmarks.bench_{name}") for name in chosen]
-    table = tabulate(chain.from_iterable(m.rows() for m in modules))
+    measured = tabulate(chain.from_iterable(m.rows() for m in modules))
     if chosen == names and not options.dry:
-        write_section("cpu", f"Machine: {machine()}.\n\n{table}")
+        table = "\n".join([HEADER, *(row.markdown() for row in measured)])
+        write_section(DOCUMENT, "cpu", f"Machine: {machine()}.\n\n{table}")
+        write_section(README, "cpu", f"{machine()}.\n\n{peers(measured)}")
     return 0
 
 

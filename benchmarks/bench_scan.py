@@ -49,7 +49,7 @@ def rows() -> Iterator[Row]:
             triad(a, b, h, np.empty_like(a), np.empty_like(a))()
 
         ours, other = compare(lambda p=pullback, b=b: p(b), floor)
-        against = "triad, 3 read 2 written, both allocating what they write"
+        against = "triad, 3 read 2 written, both allocating"
         yield Row(f"`scan_vjp` pullback float32 {shape}, axis {axis}", against, ours, other, 1.4)
     a, b, h = (x[:64, :512].copy() for x in _inputs((64, 512), "float32"))
 

@@ -18,7 +18,7 @@ import cupy
 import numpy as np
 
 import linscan
-from benchmarks.harness import write_section
+from benchmarks.harness import DOCUMENT, write_section
 
 HEADER = "| work | bytes | time | GB/s | of copy | must reach | met | beside it |\n|---|---|---|---|---|---|---|---|"
 
@@ -151,7 +151,7 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps({"title": title, "copy": copy, "rows": [asdict(row) for row in rows]}))
     if chosen == names and not options.dry:
-        write_section("gpu", f"{title}\n\n{HEADER}\n" + "\n".join(lines))
+        write_section(DOCUMENT, "gpu", f"{title}\n\n{HEADER}\n" + "\n".join(lines))
     return 0
 
 

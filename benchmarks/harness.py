@@ -19,8 +19,8 @@ import scipy
 
 import linscan
 
-_ROOT = Path(__file__).parent.parent
-DOCUMENTS = (_ROOT / "docs" / "benchmarks.md", _ROOT / "README.md")
+README = Path(__file__).parent.parent / "README.md"
+DOCUMENT = README.parent / "docs" / "benchmarks.md"
 
 
 @dataclass
@@ -136,20 +136,28 @@ def machine() -> str:
 HEADER = "| work | linscan | against | ratio | must reach | met |\n|---|---|---|---|---|---|"
 
 
-def write_section(name: str, text: str) -> None:
-    """Replace what stands between the `name` markers of docs/benchmarks.md and the README."""
+def write_section(document: Path, name: str, text: str) -> None:
+    """Replace what stands between the `name` markers of a document."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    for document in DOCUMENTS:
-        old = document.read_text(encoding="utf-8")
-        document.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", old), encoding="utf-8")
+    old = document.read_text(encoding="utf-8")
+    document.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", old), encoding="utf-8")
 
 
-def tabulate(rows: Iterable[Row]) -> str:
-    """The rows as a Markdown table, printed line by line as they are measured."""
-    lines = [HEADER]
+def tabulate(rows: Iterable[Row]) -> list[Row]:
+    """Measure the rows, printing each line of the table as it comes."""
+    measured = []
     print(HEADER, flush=True)
     for row in rows:
-        lines.append(row.markdown())
-        print(lines[-1], flush=True)
+        measured.append(row)
+        print(row.markdown(), flush=True)
+    return measured
+
+
+def peers(rows: list[Row]) -> str:
+    """The rows against peers as a shorter table, for the README."""
+    lines = ["| work | linscan | peer | |", "|---|---|---|---|"]
+    for row in rows:
+        if row.faster:
+            lines.append(f"| {row.work} | {_seconds(row.ours)} | {row.against}: {_seconds(row.other)} | {row.ratio:.2g}× |")
     return "\n".join(lines)

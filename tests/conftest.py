@@ -1,6 +1,7 @@
 """Fixtures and marks shared by all tests."""
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,15 @@ def random(rng: np.random.Generator, shape: tuple[int, ...], dtype: object) -> n
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out scripts, and, where CuPy is missing, the files whose every test needs it."""
+    if collection_path.name.startswith("sanitize_"):
+        return True
+    if collection_path.suffix != ".py" or importlib.util.find_spec("cupy") is not None:
+        return None
+    return "\npytestmark = pytest.mark.gpu\n" in collection_path.read_text(encoding="utf-8") or None
 
 
 def _has_gpu() -> bool:

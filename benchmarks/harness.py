@@ -159,5 +159,6 @@ def peers(rows: list[Row]) -> str:
     lines = ["| work | linscan | peer | |", "|---|---|---|---|"]
     for row in rows:
         if row.faster:
-            lines.append(f"| {row.work} | {_seconds(row.ours)} | {row.against}: {_seconds(row.other)} | {row.ratio:.2g}× |")
+            cells = [row.work, _seconds(row.ours), f"{row.against}: {_seconds(row.other)}", f"{row.ratio:.2g}×"]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -15,6 +15,7 @@
 #define __grid_constant__
 #define __shared__ static
 #define __forceinline__ inline
+#define __noinline__
 #define __align__(n) alignas(n)
 #define __launch_bounds__(...)
 
@@ -67,6 +68,15 @@ inline int __all_sync(unsigned all, int vote) { return !__any_sync(all, !vote); 
 
 inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
 inline double __fma_rn(double x, double y, double z) { return std::fma(x, y, z); }
+inline unsigned __ballot_sync(unsigned all, int vote) {
+  unsigned votes = 0;
+  for (int lane = 0; lane < 32; lane++) votes |= static_cast<unsigned>(__shfl_sync(all, vote, lane) != 0) << lane;
+  return votes;
+}
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
+struct float4 { float x, y, z, w; };
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline unsigned __float_as_uint(float x) {
   unsigned bits;
   std::memcpy(&bits, &x, sizeof x);

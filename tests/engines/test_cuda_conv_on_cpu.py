@@ -1,0 +1,209 @@
+"""The convolutions' device code itself, compiled for the host (cuda_on_cpu.h), against the reference engine.
+
+The engine's launchers run too, with NumPy in the place of CuPy and of cuFFT, so that grids, strides and sizes are those
+of a card.
+"""
+
+import ctypes
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.fft
+
+from linscan.engines.reference import fft_conv as reference_long
+from linscan.engines.reference import short_conv as reference_short
+from tests import oracles
+from tests.conftest import random
+from tests.tolerances import assert_close, eps, summed, transformed
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+GLUE = """
+#include <utility>
+template <class... A, size_t... I> void call(void (*kernel)(A...), void** a, std::index_sequence<I...>) {
+  kernel(*static_cast<A*>(a[I])...);
+}
+template <class... A> void call(void (*kernel)(A...), void** a) { call(kernel, a, std::index_sequence_for<A...>()); }
+extern "C" void on_cpu(long long blocks, long long threads, void** a) {
+  launch(blocks, threads, [=] { call(NAME, a); });
+}
+"""
+MODULES = ["_load", "capture", "cufft", "fir", "short_conv", "conv_fft", "conv_passes", "fft_conv"]
+
+
+class Array(np.ndarray):
+    """A NumPy array with what the launchers ask of a CuPy one."""
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=0)
+
+
+def on_cpu(x):
+    return None if x is None else np.array(x).view(Array)
+
+
+def empty(shape, dtype):
+    """Poisoned: an output that is not written shows."""
+    x = np.empty(shape, dtype).view(Array)
+    if x.size:
+        x.view(np.uint8).fill(0xFF)
+    return x
+
+
+class Plan:
+    """cuFFT's plan of lines, by NumPy."""
+
+    def __init__(self, shape, ie, istride, idist, oe, ostride, odist, kind, count, order, last, size):
+        self.n, self.kind, self.count = shape[0], kind, count
+
+    def fft(self, x, out, direction):
+        x, n = np.asarray(x), self.n
+        assert len(x) == self.count
+        if self.kind == "complex":
+            x[...] = np.fft.fft(x) if direction < 0 else np.fft.ifft(x) * n
+            return
+        spectra = x.view(np.complex64 if x.dtype == np.float32 else np.complex128)
+        if self.kind == "forward":
+            spectra[...] = np.fft.rfft(x[:, :n])
+        else:
+            x[:, :n] = np.fft.irfft(spectra.copy(), n) * n
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The modules `short_conv` and `fft_conv` of the engine, on a CuPy that is none."""
+    folder, number = tmp_path_factory.mktemp("device_code"), itertools.count()
+
+    class Kernel:
+        max_dynamic_shared_size_bytes = 49152
+
+        def __init__(self, code, name, options):
+            self.code, self.name, self.function = code, name, None
+
+        def compiled(self):
+            place = folder / str(next(number))
+            code = self.code.replace("extern __shared__ Z shared[]", "static Z shared[1 << 15]")
+            code = re.sub(r"asm volatile\(.*?\);", ";", code)
+            text = '#include "cuda_on_cpu.h"\n' + code + f"\n#define NAME {self.name}\n" + GLUE
+            place.with_suffix(".cpp").write_text(text)
+            command = ["g++", "-std=c++20", "-O1", "-mfma", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
+            command += [f"-I{Path(__file__).parent}", "-o", f"{place}.so", f"{place}.cpp"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            return ctypes.CDLL(f"{place}.so").on_cpu
+
+        def __call__(self, grid, threads, arguments, shared_mem=0):
+            self.function = self.function or self.compiled()
+            values = [_value(x) for x in arguments]
+            pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
+            few = grid[0] if self.name in ("fir", "fir_taps", "conv_fft") else min(grid[0], 8)
+            self.function(ctypes.c_longlong(few), ctypes.c_longlong(threads[0]), pointers)
+
+    kinds = {"R2C": "forward", "D2Z": "forward", "C2R": "back", "Z2D": "back", "C2C": "complex", "Z2Z": "complex"}
+    cufft = types.SimpleNamespace(PlanNd=Plan, CUFFT_FORWARD=-1, CUFFT_INVERSE=1)
+    for name, kind in kinds.items():
+        setattr(cufft, f"CUFFT_{name}", kind)
+    device = types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 1 << 18})
+    cupy, cuda, cupyx = (types.ModuleType(name) for name in ("cupy", "cupy.cuda", "cupyx.scipy.fft"))
+    cuda.runtime = types.SimpleNamespace(getDevice=lambda: 0, streamIsCapturing=lambda stream: False)
+    cuda.get_current_stream, cuda.Device, cuda.cufft = lambda: types.SimpleNamespace(ptr=0), lambda i: device, cufft
+    cupy.empty, cupy.ndarray, cupy.cuda, cupy.RawKernel = empty, Array, cuda, Kernel
+    cupy.zeros, cupy.asarray = lambda *a: np.zeros(*a).view(Array), on_cpu
+    cupy.broadcast_to = lambda x, shape: np.broadcast_to(x, shape, subok=True)
+    cupyx.next_fast_len = scipy.fft.next_fast_len
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (cupy, cuda, cupyx):
+            patch.setitem(sys.modules, module.__name__, module)
+        patch.setitem(sys.modules, "cupyx", types.ModuleType("cupyx"))
+        patch.setitem(sys.modules, "cupyx.scipy", types.ModuleType("cupyx.scipy"))
+        patch.setitem(sys.modules, "cupy.cuda.cufft", cufft)
+        for name in MODULES:
+            patch.delitem(sys.modules, f"linscan.engines.cuda.{name}", raising=False)
+        from linscan.engines.cuda import fft_conv, short_conv
+
+        yield types.SimpleNamespace(long=fft_conv, short=short_conv)
+        for name in MODULES:
+            sys.modules.pop(f"linscan.engines.cuda.{name}", None)
+
+
+def _value(x):
+    """The memory a kernel's argument is passed in: an address, a whole number, or a struct."""
+    if x is None:
+        return np.zeros(1, np.uint64)
+    if isinstance(x, np.ndarray) and x.dtype.kind == "V":
+        return x
+    return np.array([x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x], np.int64)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_short_filters(rng, engine, dtype, axis):
+    for length, channels, width, dilation in [(1100, 3, 4, 1), (301, 4, 4, 5), (70, 5, 11, 1)]:
+        span = (width - 1) * dilation
+        shape, past = ((2, n, channels) if axis == 1 else (2, channels, n) for n in (length, span))
+        u, state, dy = random(rng, shape, dtype), random(rng, past, dtype), random(rng, shape, dtype)
+        w, bias = random(rng, (1, channels, width), dtype), random(rng, (1, channels), dtype)
+        for reverse, reset in itertools.product((False, True), (None, rng.random(shape) < 0.05)):
+            options = {"axis": axis, "dilation": dilation, "reverse": reverse, "workers": None}
+            got = engine.short.short_conv(*map(on_cpu, (u, w, bias, state)), reset=on_cpu(reset), **options)
+            wide = [oracles.wide(x) for x in (u, w, bias, state)]
+            assert_close(got, reference_short.short_conv(*wide, reset=reset, **options), summed(dtype, width + 1))
+            if reverse and reset is not None and dtype == "float32":
+                grads = engine.short.short_conv_pullback(
+                    *map(on_cpu, (u, w, bias, state, dy)), reset=on_cpu(reset), **options
+                )
+                wants = reference_short.short_conv_pullback(*wide, oracles.wide(dy), reset=reset, **options)
+                for name, x, y in zip(("du", "dw", "dbias", "dstate"), grads, wants, strict=True):
+                    assert_close(x, y, summed(dtype, width + 1) + eps(dtype), name)
+
+
+CASES = [
+    ((2, 3, 300), (3, 300), 0, 300, False, "fft", None, "float32"),  # fused
+    ((2, 1, 301), (3, 299), 149, 301, False, "fft", None, "float32"),  # kernels that share a signal
+    ((2, 3, 1024), (3, 80), 0, 1024, True, "fft", None, "float32"),  # wrapped around
+    ((3, 5001), (100,), 99, 4902, False, "blocked", None, "float32"),  # blocks of a row
+    ((2, 3, 300), (3, 300), 0, 300, False, "fft", 600, "float32"),  # by cuFFT, spectrum given
+    ((2, 3, 300), (3, 300), 0, 300, False, "fft", None, "complex64"),  # by cuFFT
+    ((2, 3, 90), (3, 90), 7, 80, False, "direct", None, "float32"),
+]
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["time_last", "channels_last"])
+@pytest.mark.parametrize(("u_shape", "k_shape", "start", "length", "circular", "method", "bins", "dtype"), CASES)
+@pytest.mark.parametrize("with_nan", [False, True])
+def test_long_convolutions(
+    rng, engine, u_shape, k_shape, start, length, circular, method, bins, dtype, turned, with_nan
+):
+    u, k = random(rng, u_shape, dtype), random(rng, k_shape, dtype)
+    if with_nan and bins is None:
+        u[0, ..., 70:80], u[1, ..., 5], k[..., 60] = np.nan, np.inf, 0
+    lead = np.broadcast_shapes(u_shape[:-1], k_shape[:-1])
+    y = empty((*lead, length), dtype)
+    if turned:
+        u = np.ascontiguousarray(u.swapaxes(-1, -2)).swapaxes(-1, -2)
+        y = empty((*lead[:-1], length, lead[-1]), dtype).swapaxes(-1, -2)
+    spectrum = None if bins is None else on_cpu(np.fft.rfft(oracles.wide(k), bins).astype(np.complex64))
+    options = {"start": start, "circular": circular, "method": method, "workers": None}
+    u = u.view(Array) if turned else on_cpu(u)
+    engine.long.fft_conv(u, on_cpu(k), y, spectrum=spectrum, **options)
+    want = np.empty((*lead, length), oracles.wide(y).dtype)
+    with np.errstate(all="ignore"):
+        reference_long.fft_conv(oracles.wide(u), oracles.wide(k), want, spectrum=None, **options)
+    fine = np.isfinite(want)
+    np.testing.assert_array_equal(np.isfinite(y), fine)
+    assert_close(
+        np.asarray(y)[fine], want[fine], 8 * transformed(dtype, 2048) if with_nan else transformed(dtype, 2048)
+    )
+    if not with_nan and bins is None:
+        dy = random(rng, y.shape, dtype)
+        dk = engine.long.fft_conv_pullback(u, on_cpu(k), on_cpu(dy), **options)
+        wide = reference_long.fft_conv_pullback(oracles.wide(u), oracles.wide(k), oracles.wide(dy), **options)
+        assert_close(dk, wide, transformed(dtype, 2048))

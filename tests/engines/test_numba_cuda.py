@@ -108,16 +108,21 @@ def test_scan_gradients_equal_the_reference(rng, xp, dtype, reverse, with_rest):
 
 
 @law
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # simulated arithmetic is NumPy's
 def test_scan_where_composites_mislead(xp):
     length = sizes((2, 3))[0]
     with linscan.use_engine("numba_cuda"):
-        fixed = linscan.scan(2.0, xp.full((1, length), -1.0), 1.0)  # h = 2 h - 1 stays at 1
+        fixed = linscan.scan(2.0, xp.full((1, length), -1, np.float32), 1.0)  # h = 2 h - 1 stays at 1
+        b = np.zeros((1, length))
+        b[0, 5] = np.inf  # the loop keeps it; the product of the decays after it is 0, and 0 inf would be NaN
+        kept = host(linscan.scan(xp.full((1, length), 1e-200), xp.asarray(b)))[0]
         b = np.ones((1, length))
         b[0, 5] = np.nan
         reset = np.zeros((1, length), bool)
         reset[0, length - 4] = True
         broken = host(linscan.scan(xp.full((1, length), 0.5), xp.asarray(b), reset=xp.asarray(reset)))[0]
     assert bool((fixed == 1).all())
+    assert np.isinf(kept[5:]).all()
     assert np.isfinite(broken[:5]).all()
     assert np.isnan(broken[5:-4]).all()
     assert broken[-4:].tolist() == [1, 1.5, 1.75, 1.875]

@@ -36,7 +36,8 @@ struct Squares {
 #pragma unroll 1
     for (i64 times = exponent >> top; times && is_finite(first); times--) first = mul(first, (*this)[top]);
 #pragma unroll 1
-    for (u64 left = exponent & ((1ll << top) - 1); left; left &= left - 1) first = mul(first, (*this)[__ffsll(left) - 1]);
+    for (u64 left = exponent & ((1ll << top) - 1); left; left &= left - 1)
+      first = mul(first, (*this)[__ffsll(left) - 1]);
     return first;
   }
   __device__ __forceinline__ bool grows(double limit) const {  // |z|^2 beyond it; NaN does not grow

@@ -45,7 +45,8 @@ __device__ __forceinline__ void chain(complex128 x, complex128 step, R* re, R* i
   }
 }
 
-__device__ __forceinline__ void fill(Shared& shared, const Squares& z, complex128 c, i64 first_row, int state, int mine) {
+__device__ __forceinline__ void fill(Shared& shared, const Squares& z, complex128 c, i64 first_row, int state,
+                                     int mine) {
   constexpr int ACROSS = WIDTH / SHARE, ALONG = ROWS / SHARE;
   chain<ACROSS>(z.power(mine * ACROSS), z[0], &shared.column[2 * state][mine * ACROSS],
                 &shared.column[2 * state + 1][mine * ACROSS], true);
@@ -71,7 +72,8 @@ __device__ __forceinline__ void multiply(R (&sum)[DOWN][8], const Shared& shared
   }
 }
 
-__device__ __forceinline__ void store(const R (&sum)[DOWN][8], Out* to, i64 first, i64 length, int part, int tx, int ty) {
+__device__ __forceinline__ void store(const R (&sum)[DOWN][8], Out* to, i64 first, i64 length, int part, int tx,
+                                      int ty) {
 #pragma unroll
   for (int i = 0; i < DOWN; i++) {
 #pragma unroll
@@ -100,7 +102,8 @@ __device__ __noinline__ void by_lags(const complex128* squares, const S* c, Out*
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-ssm_kernel(const complex128* squares, const S* c, Out* out, i64 channels, i64 states, i64 length, int bits, double limit) {
+ssm_kernel(const complex128* squares, const S* c, Out* out, i64 channels, i64 states, i64 length, int bits,
+           double limit) {
   __shared__ Shared shared;
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16, state = threadIdx.x / SHARE, mine = threadIdx.x % SHARE;
   const i64 tiles = (length + ROWS * WIDTH - 1) / (ROWS * WIDTH), stride = channels * states;

@@ -7,7 +7,7 @@
 // by Horner's rule over the rows a thread has, times the power its first row begins with. A block of 256 threads owns
 // ROWS rows of one channel and 32 of its states; its sums over rows, and `finish` over blocks, have a fixed order.
 //
-// Where |z|^length is so large that a table might overflow before the gradient does, a thread sums whole lags in double.
+// Where |z|^length is so large that a table might overflow before the gradient does, threads sum whole lags in double.
 //
 // Bytes moved: g once for every 32 states. Limits: below 2^48 lags.
 #ifndef STORAGE
@@ -103,7 +103,8 @@ template <int K> __device__ __forceinline__ Sum rows(const R (&v)[DOWN][8], Squa
       w = mul_add(w, s, complex128{v[i][4 * K + 2], v[i][4 * K + 3]});
     }
     const i64 q = first_row + row_of(top, ty), l = q * WIDTH;
-    const complex128 before = z.power(q ? l - WIDTH : 0), power = q ? mul(before, s) : before, z127 = z.power(127), lower = mul(before, z127);
+    const complex128 before = z.power(q ? l - WIDTH : 0), power = q ? mul(before, s) : before;
+    const complex128 z127 = z.power(127), lower = mul(before, z127);
     sum.p = mul_add(power, p, sum.p);
     sum.slope = mul_add(power, mul_add(mul(128.0, z127), p_slope, w), sum.slope);
     if (q) sum.slope = mul_add(mul(static_cast<double>(l), lower), p, sum.slope);
@@ -135,7 +136,8 @@ ssm_kernel_back(const complex128* squares, const In* dk, Sum* partial, i64 chann
     const i64 channel = row / PARTS, n = group * STATES, first = tile * ROWS * WIDTH;
     const In* g = dk + channel * length * PARTS + row % PARTS;
     // Where there are no 32 states left, the last one's tables and sums are made again, and not used.
-    const auto of = [&](i64 i) { return Squares{squares + channel * states + (i < states ? i : states - 1), stride, bits}; };
+    const complex128* z = squares + channel * states;
+    const auto of = [&](i64 i) { return Squares{z + (i < states ? i : states - 1), stride, bits}; };
     const Squares own = of(n + state);
     Sum sum[2];
     if (__syncthreads_or(own.grows(limit))) {
@@ -171,7 +173,9 @@ ssm_kernel_back(const complex128* squares, const In* dk, Sum* partial, i64 chann
 }
 
 __device__ __forceinline__ void put(float16* to, complex128 x) { *to = Narrow<float16>::of(static_cast<float>(x.re)); }
-__device__ __forceinline__ void put(bfloat16* to, complex128 x) { *to = Narrow<bfloat16>::of(static_cast<float>(x.re)); }
+__device__ __forceinline__ void put(bfloat16* to, complex128 x) {
+  *to = Narrow<bfloat16>::of(static_cast<float>(x.re));
+}
 __device__ __forceinline__ void put(float* to, complex128 x) { *to = static_cast<float>(x.re); }
 __device__ __forceinline__ void put(double* to, complex128 x) { *to = x.re; }
 __device__ __forceinline__ void put(complex64* to, complex128 x) {

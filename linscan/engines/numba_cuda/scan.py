@@ -147,9 +147,8 @@ def _kernel(dtype: np.dtype) -> Any:
                     cuda.syncthreads()
 
                 start = tree_b[i] if tree_cut[i] != 0 else tree_a[i] * carry[0] + tree_b[i]
-                good = abs(start - start) == 0 and (
-                    tree_cut[i] != 0 or abs(tree_a[i]) <= _TAME
-                )  # NaN and inf are not good
+                finite = abs(start - start) == 0
+                good = finite and (tree_cut[i] != 0 or abs(tree_a[i]) <= _TAME)
                 if cuda.syncthreads_or(0 if good else 1):
                     if i == 0:
                         state = carry[0]

@@ -1,0 +1,150 @@
+"""The device code of `ssm_kernel` and `ssm_kernel_dplr`, compiled for the host and held to the laws of a GPU.
+
+The launchers run too, with NumPy in the place of CuPy (see test_cuda_on_cpu.py).
+"""
+
+import ctypes
+import importlib.util
+import shutil
+import subprocess
+import sys
+import types
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linscan.engines.cuda import _load
+from linscan.engines.reference import ssm_kernel as reference
+from linscan.engines.reference import ssm_kernel_dplr as cauchy
+from tests import oracles
+from tests.conftest import random
+from tests.engines.test_cuda_on_cpu import GLUE, Array, empty
+from tests.ops.test_ssm_kernel import decays
+from tests.tolerances import assert_close, eps, powers, summed
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+
+class Memory(Array):
+    """With the device number the launchers look at."""
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(device_id=0)
+
+
+def poisoned(shape, dtype=np.float64):
+    return empty(shape, dtype).view(Memory)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The launchers of one file, their kernels compiled into a folder of this run."""
+    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
+
+    def compiled(source, name, dtype, macros):
+        key = source, name, dtype, macros
+        if key not in loaded:
+            place = folder / f"{len(loaded)}.cpp"
+            code = '#include "cuda_on_cpu.h"\n' + _load.text(source, dtype, *macros) + GLUE
+            code += 'extern "C" void on_cpu(long long blocks, long long threads, void** a) {\n'
+            place.write_text(f"{code}  launch(blocks, threads, [=] {{ call({name}, a); }});\n}}\n")
+            command = ["g++", "-std=c++20", "-O1", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
+            command += [f"-I{Path(__file__).parent}", "-o", str(place.with_suffix(".so")), str(place)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            loaded[key] = ctypes.CDLL(str(place.with_suffix(".so"))).on_cpu
+        return loaded[key]
+
+    def kernel(source, name, dtype, *macros):
+        def run(grid, threads, arguments):
+            values = [_value(x) for x in arguments]
+            pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
+            compiled(source, name, dtype, macros)(ctypes.c_longlong(grid[0]), ctypes.c_longlong(threads[0]), pointers)
+
+        return run
+
+    def load(file):
+        path = Path(_load.__file__).with_name(f"{file}.py")
+        spec = importlib.util.spec_from_file_location(f"{file}_on_cpu", path)
+        module = importlib.util.module_from_spec(spec)
+        cupy = types.ModuleType("cupy")
+        cupy.empty, cupy.zeros, cupy.ascontiguousarray = poisoned, np.zeros, np.ascontiguousarray
+        cupy.cuda = types.SimpleNamespace(Device=lambda number: nullcontext())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "cupy", cupy)
+            spec.loader.exec_module(module)
+        module.kernel = kernel
+        return module
+
+    return load
+
+
+def _value(x):
+    if isinstance(x, np.ndarray):
+        return np.array([x.__array_interface__["data"][0]], np.int64)
+    return np.array([x], np.float64 if isinstance(x, float) else np.int64)
+
+
+def check(engine, a, c, length, real=True):
+    k = engine("ssm_kernel").ssm_kernel(a, c, length, real=real, workers=None)
+    dk = random(np.random.default_rng(1), k.shape, k.dtype).view(Memory)
+    got = k, *engine("ssm_kernel").ssm_kernel_pullback(a, c, dk, workers=None)
+    wide = [oracles.wide(x) for x in (a, c)]
+    want = reference.ssm_kernel(*wide, length, real=real, workers=None)
+    want = want, *reference.ssm_kernel_pullback(*wide, oracles.wide(dk), workers=None)
+    for name, x, y in zip(("k", "da", "dc"), got, want, strict=True):
+        assert_close(x, y, 2 * powers(a.dtype, length), name)
+
+
+@pytest.mark.parametrize(("dtype", "states", "real", "lengths"), [
+    ("complex64", 17, True, (1, 129)), ("float32", 5, True, (130,)), ("complex128", 33, False, (1, 4100)),
+])  # fmt: skip
+def test_ssm_kernel(rng, engine, dtype, states, real, lengths):
+    a, c = decays(rng, (2, states), dtype), random(rng, (2, states), dtype)
+    for length in lengths:
+        check(engine, a, c, length, real)
+
+
+def test_largest_tiles(rng, engine):
+    check(engine, decays(rng, (1, 3), "complex64", 0.99), random(rng, (1, 3), "complex64"), 16_500)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
+@pytest.mark.parametrize(("dtype", "a", "c"), [
+    ("complex64", [1.5j, 0.9, 1e10], [1e-20, 1.0, 1e-30]), ("complex128", [3 + 4j, 0.5, 1], [1e-200, 1e10, 0]),
+])  # fmt: skip
+def test_growing_kernels(rng, engine, dtype, a, c):
+    a, c, length = np.array([a], dtype), np.array([c], dtype), 900
+    want = oracles.ssm_kernel(a, c, length).real[0]
+    end = int(np.argmin(np.abs(want) < np.finfo(dtype).max / 4))
+    assert end > 5
+    k = engine("ssm_kernel").ssm_kernel(a, c, length, real=True, workers=None)[0]
+    size = oracles.ssm_kernel(np.abs(a), np.abs(c), end).real[0]
+    assert np.max(np.abs(k[:end] - want[:end]) / size) <= 4 * eps(dtype) + end * eps("float64")
+    assert not np.isfinite(k[end + 50 :]).any()
+    dk = np.zeros((1, length), k.dtype).view(Memory)
+    dk[:, :3] = 1
+    da, dc = engine("ssm_kernel").ssm_kernel_pullback(a, c, dk, workers=None)
+    z, lag = a[0].conj(), np.arange(1, 3)[:, None]
+    assert_close(dc[0], (z ** np.arange(3)[:, None]).sum(axis=0), powers(dtype, 3))
+    assert_close(da[0], (lag * z ** (lag - 1)).sum(axis=0) * c[0].conj(), powers(dtype, 3))
+
+
+@pytest.mark.parametrize(("channels", "count", "states", "nodes"), [(2, 8, 5, 3), (1, 18, 40, 300), (2, 3, 1, 129)])
+def test_cauchy_sums(rng, engine, channels, count, states, nodes):
+    alpha, beta = rng.uniform(0.5, 2, (2, channels, states))
+    w = rng.standard_normal((channels, count, states))
+    phi = np.linspace(0, 1.5, nodes)
+    nodes_ = 1j * np.sin(phi) + 0.3, np.cos(phi) + 0j, 1j * np.cos(phi)
+    dsums = random(rng, (channels, count, nodes), "complex128")
+    arrays = [x.view(Memory) for x in (alpha, beta, w)]
+    module, tolerance = engine("ssm_kernel_dplr"), summed("float64", 4 * nodes)
+    got = module.ssm_kernel_dplr(*arrays, *nodes_, workers=None)
+    assert_close(got, cauchy.ssm_kernel_dplr(alpha, beta, w, *nodes_, workers=None), tolerance)
+    grads = module.ssm_kernel_dplr_pullback(*arrays, *nodes_, dsums, workers=None)
+    want = cauchy.ssm_kernel_dplr_pullback(alpha, beta, w, *nodes_, dsums, workers=None)
+    for name, x, y in zip(("dalpha", "dbeta", "dw"), grads, want, strict=True):
+        assert_close(x, y, tolerance, name)

@@ -14,13 +14,22 @@ from pathlib import Path
 
 from benchmarks.harness import Row
 
-_SCAN = """
+_CALL = """
 import time, numpy as np, linscan
-a = np.full((64, 2500), 0.5, np.float32)
+x = np.full((64, 2500), 0.5, np.float32)
+z = x[:, :32].astype(np.complex64)
 start = time.perf_counter()
-linscan.scan(a, a)
+linscan.{call}
 print(time.perf_counter() - start)
 """
+
+_CALLS = {
+    "scan": "scan(x, x)",
+    "lfilter": "lfilter(x[0, :2], np.float32([1, 0.5, 0.25]), x)",
+    "sosfilt": "sosfilt(np.float32([[1, 2, 1, 1, 0.5, 0.25]]), x)",
+    "short_conv": "short_conv(x, x[:, :4], axis=-1)",
+    "ssm_kernel": "ssm_kernel(z, z, 2500)",
+}
 
 _LINE = """
 import time, numpy as np
@@ -50,10 +59,16 @@ def _seconds(code: str, cache: Path, folder: str) -> float:
 def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "line.py").write_text(_MODULE)
-        empty = [_seconds(_SCAN, Path(folder) / str(i), folder) for i in range(5)]
-        filled = Path(folder) / "0"
-        cached = [(_seconds(_SCAN, filled, folder), _seconds(_LINE, filled, folder)) for _ in range(8)][1:]
-    ours, numba = (statistics.median(times) for times in zip(*cached, strict=True))
-    work = "first call of `scan` in a fresh process"
-    yield Row(f"{work}, empty cache", "limit", statistics.median(empty), 1.5, 1.0)
-    yield Row(f"{work}, cached", "limit", ours, 0.3, 1.0, note=f"Numba alone {numba:.2f} s")
+        _seconds(_LINE, Path(folder) / "line", folder)
+        for name, call in _CALLS.items():
+            code = _CALL.format(call=call)
+            empty = [_seconds(code, Path(folder) / f"{name}{i}", folder) for i in range(3)]
+            pairs = [(_seconds(code, Path(folder) / f"{name}0", folder), _line(folder)) for _ in range(5)]
+            ours, alone = (statistics.median(times) for times in zip(*pairs, strict=True))
+            work = f"first call of `{name}` in a fresh process"
+            yield Row(f"{work}, empty cache", "limit", statistics.median(empty), 1.5, 1.0)
+            yield Row(f"{work}, cached", "limit", ours, 0.3, 1.0, note=f"Numba alone {alone:.2f} s")
+
+
+def _line(folder: str) -> float:
+    return _seconds(_LINE, Path(folder) / "line", folder)

@@ -17,7 +17,13 @@ from linscan.engines import fork
 from linscan.engines.cpu.cache import KernelCache
 
 # "contract" alone lets LLVM fuse a*h + b into one rounding. Reassociation would change what a recurrence computes.
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+# Nobody calls a kernel from C, and a wrapper for that would be a tenth of the compilation.
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"contract"},
+    "error_model": "numpy",
+    "no_cfunc_wrapper": True,
+}
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:

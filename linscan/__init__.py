@@ -83,7 +83,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'linscan' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"linscan.{_HOME[name]}"), name)
+    from linscan.engines import fork
+
+    with fork.loading:  # a child of a fork in between would find the module half imported
+        value = getattr(importlib.import_module(f"linscan.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

@@ -16,7 +16,7 @@ from tests.subproc import run
 
 # What every process below runs first. `check` compares with the plain loop, for arrays large enough to use the pool.
 PRELUDE = """
-    import os, sys, threading
+    import os, sys, threading, traceback
     import numpy as np
     import linscan
 
@@ -89,6 +89,8 @@ FORK = """
             try:
                 work()
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -135,7 +137,7 @@ def test_fork_while_another_thread_compiles(empty_cache):
             except BaseException as error:
                 failed.append(error)
 
-        thread = threading.Thread(target=compile_until_told)
+        thread = threading.Thread(target=compile_until_told, daemon=True)
         thread.start()
         for i, dtype in enumerate(("f4", "f4", "f8", "f4", "f8", "f4")):  # two to compile, the others to load
             assert child_of(lambda: check(i, dtype)) == 0

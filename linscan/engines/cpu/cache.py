@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.runtime import rtsys
 
 
 class KernelCache(FunctionCache):
@@ -24,6 +25,12 @@ class KernelCache(FunctionCache):
         super().__init__(kernel)
         stamp = self._impl.locator.get_source_stamp(), _digest(folder)
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # Numba would first set up everything a compilation needs, scipy.linalg included: most of the time of a first
+        # call. Compiled code needs nothing of it but the runtime; a compilation sets the rest up itself.
+        rtsys.initialize(target_context)
+        return self._load_overload(sig, target_context)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with suppress(OSError):  # a full disk costs another compilation, not the answer

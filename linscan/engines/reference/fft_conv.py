@@ -10,13 +10,14 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy.fft
 
 from linscan._arrays import Array, accum_dtype, grad_like, host_any, namespace
 
 
 def transforms(xp: ModuleType) -> Any:
     """The FFT module of the library `xp`: unlike NumPy's, both plan for 5-smooth sizes and keep float32."""
-    return importlib.import_module("scipy.fft" if xp is np else "cupyx.scipy.fft")
+    return scipy.fft if xp is np else importlib.import_module("cupyx.scipy.fft")
 
 
 def fft_conv(
@@ -93,7 +94,7 @@ def _overlap_save(u: Array, k: Array, start: int, length: int) -> Array:
 
 def block_size(taps: int, real: bool = True) -> tuple[int, int]:
     """Transform length and new outputs per block: eight times the taps is near the least work per output."""
-    n = importlib.import_module("scipy.fft").next_fast_len(max(8 * taps, 2048), real)
+    n = scipy.fft.next_fast_len(max(8 * taps, 2048), real)
     return n, n - taps + 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.ma  # noqa: F401  Numba imports it at the first call of a kernel; in here no fork comes in between
+import numpy.ma  # Numba imports it at the first call of a kernel; in here no fork comes in between
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.compiler_lock import global_compiler_lock

@@ -239,3 +239,36 @@ def short_conv(u, w, bias, state, dilation=1, reverse=False, reset=None):
     last = x[length:].copy()
     last[number[length:] != (number[-1] if len(number) else 0)] = 0
     return y, last
+
+
+# Ordinary layers and losses, one row at a time.
+
+
+def dense(u, w, b):
+    """``y[…, j] = Σ_i u[…, i] w[i, j] + b[j]`` by the sum."""
+    u, w, b = wide(u), wide(w), wide(b)
+    y = np.zeros((*u.shape[:-1], w.shape[1]), np.complex128)
+    for at in np.ndindex(y.shape):
+        y[at] = b[at[-1]] + sum(u[at[:-1]][i] * w[i, at[-1]] for i in range(len(w)))
+    return y
+
+
+def normal_rows(x, eps, centred):
+    """Every row over its standard deviation, about its mean or about 0."""
+    x = np.asarray(x, np.float64)
+    y = np.empty_like(x)
+    for at in np.ndindex(x.shape[:-1]):
+        about = x[at] - (sum(x[at]) / len(x[at]) if centred else 0)
+        y[at] = about / np.sqrt(sum(about**2) / len(about) + eps)
+    return y
+
+
+def cross_entropy(logits, labels, mask):
+    """Mean of ``log Σ_v exp(z[v]) - z[label]`` over the labels that count."""
+    logits = np.asarray(logits, np.float64)
+    terms = [
+        np.log(sum(np.exp(logits[at] - max(logits[at])))) + max(logits[at]) - logits[at][labels[at]]
+        for at in np.ndindex(labels.shape)
+        if mask[at]
+    ]
+    return sum(terms) / max(1, len(terms))

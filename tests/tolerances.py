@@ -67,8 +67,8 @@ def error(got: object, want: object) -> float:
         raise AssertionError(f"sizes differ: {got.shape} and {want.shape}")
     if not (np.isfinite(got).all() and np.isfinite(want).all()):
         return np.inf
-    scale = np.linalg.norm(want)
-    return float(np.linalg.norm(got - want) / (scale or 1.0))
+    largest = np.abs(want).max(initial=0.0) or 1.0  # first, lest a square overflow
+    return float(np.linalg.norm((got - want) / largest) / (np.linalg.norm(want / largest) or 1.0))
 
 
 def assert_close(got: object, want: object, tolerance: float, what: str = "result") -> None:

@@ -16,19 +16,18 @@ LETTERS = {
 
 ALL = "eEfdFD"
 
-# A row names an engine once the op's tests have passed on it as it stands: the device code of the filters, convolutions
-# and state-space kernels is compiled, and run on the host, by the tests, and gets its rows after a run on a card.
+# A row names an engine once the op's tests have passed on it as it stands; those of "cuda" on a card.
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
-    "ssm_kernel": {"reference": ALL, "cpu": ALL},
-    "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL},
-    "fft_conv": {"reference": ALL, "cpu": ALL},
+    "ssm_kernel": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "fft_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "fft_conv_nd": {"reference": ALL, "cpu": ALL},
-    "short_conv": {"reference": ALL, "cpu": ALL},
-    "lfilter": {"reference": ALL, "cpu": ALL},
-    "sosfilt": {"reference": ALL, "cpu": ALL},
-    "allpole": {"reference": ALL, "cpu": ALL},
-    "dlsim": {"reference": ALL, "cpu": ALL},
+    "short_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "lfilter": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "sosfilt": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "allpole": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "dlsim": {"reference": ALL, "cpu": ALL, "cuda": ALL},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.

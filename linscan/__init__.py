@@ -12,6 +12,9 @@ _HOME = {
     "assoc_scan": "ops.assoc_scan",
     "assoc_scan_vjp": "ops.assoc_scan",
     "available": "engines",
+    "block_scan": "ops.block_scan",
+    "block_scan_vjp": "ops.block_scan",
+    "block_step": "ops.block_scan",
     "check_vjp": "gradcheck",
     "diagonal_init": "ops.nplr",
     "discretize": "ops.discretize",
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from linscan.gradcheck import check_vjp
     from linscan.ops.allpole import allpole, allpole_vjp
     from linscan.ops.assoc_scan import assoc_scan, assoc_scan_vjp
+    from linscan.ops.block_scan import block_scan, block_scan_vjp, block_step
     from linscan.ops.discretize import discretize, discretize_vjp
     from linscan.ops.discretize_diag import discretize_diag, discretize_diag_vjp
     from linscan.ops.fft_conv import fft_conv, fft_conv_vjp

@@ -32,6 +32,26 @@ def scan(a, b, h0=None, axis=-1, reverse=False, reset=None):
     return np.moveaxis(h, 0, axis)
 
 
+# block_scan
+
+
+def block_scan(A, b, h0=None, reverse=False, reset=None):
+    """h[t] = A[t] h[t-1] + b[t], row by row: A (..., T or 1, n, n), b (..., T, n), reset (..., T)."""
+    A, b = wide(A), wide(b)
+    shape = np.broadcast_shapes(A.shape[:-2], b.shape[:-1])
+    A, b = np.broadcast_to(A, (*shape, *A.shape[-2:])), np.broadcast_to(b, (*shape, b.shape[-1]))
+    reset = np.broadcast_to(False if reset is None else reset, shape)
+    h0 = np.broadcast_to(0.0 if h0 is None else wide(h0), (*shape[:-1], b.shape[-1]))
+    h = np.zeros(b.shape, np.result_type(A, b, h0))
+    for row in np.ndindex(shape[:-1]):
+        state = h0[row]
+        for t in reversed(range(shape[-1])) if reverse else range(shape[-1]):
+            at = (*row, t)
+            state = b[at] if reset[at] else A[at] @ state + b[at]
+            h[at] = state
+    return h
+
+
 # discretize, hippo
 
 
@@ -272,3 +292,27 @@ def cross_entropy(logits, labels, mask):
         if mask[at]
     ]
     return sum(terms) / max(1, len(terms))
+
+
+# local_attention, grid_scan
+
+
+def local_attention(q, k, v, window, g=None, causal=True, scale=None, mask=None, reset=None):
+    """One row, query by query: a softmax over the keys of its window that are of its sequence and not masked."""
+    q, k, v = wide(q), wide(k), wide(v)
+    length = len(q)
+    g = np.zeros(length) if g is None else wide(g)
+    mask = np.ones(length, bool) if mask is None else mask
+    number = np.zeros(length, int) if reset is None else np.cumsum(reset)
+    scale = q.shape[1] ** -0.5 if scale is None else scale
+    o = np.zeros((length, v.shape[1]))
+    for t in range(length):
+        seen, scores = [], []
+        for s in range(max(0, t - window + 1), t + 1 if causal else min(length, t + window)):
+            if mask[s] and number[s] == number[t]:
+                seen.append(s)
+                scores.append(scale * (q[t] @ k[s]) + g[min(s, t) + 1 : max(s, t) + 1].sum())
+        if seen and max(scores) > -np.inf:
+            weights = np.exp(np.array(scores) - max(scores))
+            o[t] = weights @ v[seen] / weights.sum()
+    return o

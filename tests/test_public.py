@@ -13,6 +13,7 @@ API = Path(__file__).parent.parent / "docs" / "api"
 # Public functions without a pullback, and why.
 NO_GRADIENT = {
     "available": "asks about the machine",
+    "block_step": "one step of block_scan; block_scan_vjp is its gradient too",
     "check_vjp": "checks gradients",
     "diagonal_init": "makes constants from integers",
     "hippo": "makes constants from integers",

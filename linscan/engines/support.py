@@ -19,6 +19,7 @@ ALL = "eEfdFD"
 # A row names an engine once the op's tests have passed on it as it stands; those of "cuda" on a card.
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "block_scan": {"reference": ALL},
     "ssm_kernel": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL},

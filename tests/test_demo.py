@@ -308,7 +308,7 @@ def test_ctrl_c_leaves_complete_files_only(tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_that_comes_out_as_another_error(tmp_path, capsys, monkeypatch):
-    def lost(recording, tick):  # as Numba does while it compiles
+    def lost(recording, tick, xp):  # as Numba does while it compiles
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
@@ -323,7 +323,7 @@ def test_ctrl_c_that_comes_out_as_another_error(tmp_path, capsys, monkeypatch):
 
 
 def test_an_error_of_our_own_is_not_hidden(tmp_path, monkeypatch):
-    def broken(recording, tick):
+    def broken(recording, tick, xp):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(job, "run", broken)

@@ -1,6 +1,7 @@
 """The demo's command line: what to run it on, the report, and the files it writes."""
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from linscan.demo.job import Recording, Result
 from linscan.demo.read import BadFile, read
 
 BAR_AFTER = 1.0  # seconds
+_ENGINES = ("cuda", "cpu", "reference")  # the fastest first
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,7 +38,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("file", nargs="?", type=Path, help=".wav, .npy or .csv; without it, the two recordings shipped")
     parser.add_argument("--out", type=Path, default=Path("linscan-demo"), help="folder for the results (%(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite results that are there")
-    parser.add_argument("--engine", help="run linscan on this engine; `python -m linscan info` lists them")
+    parser.add_argument("--engine", help="cuda, cpu or reference (default: the first of them that can run here)")
     parser.add_argument("--fs", type=float, help="sampling rate in Hz (default: the file's, else 1 per sample)")
     parser.add_argument("--channel", type=int, help="which channel or column, from 0")
     parser.add_argument("--cutoff", type=float, help="what is slower than this many Hz is baseline (default: fs/720)")
@@ -53,14 +55,16 @@ def run(argv: list[str]) -> None:
     arguments = _arguments(argv)
     recordings = _shipped() if arguments.file is None else [_from_file(arguments)]
     engine = _engine(arguments.engine)
+    xp = importlib.import_module("cupy") if engine == "cuda" else np
     drawable = find_spec("matplotlib") is not None
     endings = (".npz", ".png") if drawable else (".npz",)
     targets = [arguments.out / f"{r.name}{ending}" for r in recordings for ending in endings]
     _make_room(arguments.out, targets, arguments.force)
-    with engine:
-        _say(report.machine(arguments.engine))
+    # CuPy arrays take the cuda engine by themselves, and what the demo does to NumPy arrays beside them another.
+    with nullcontext() if engine == "cuda" else linscan.use_engine(engine):
+        _say(report.machine(engine))
         for recording in recordings:
-            _one(recording, arguments, drawable)
+            _one(recording, arguments, drawable, xp)
     if not drawable:
         _say('No picture: matplotlib is not installed; `pip install "linscan[plot]"` adds it.')
 
@@ -115,17 +119,15 @@ def _strongest(signal: np.ndarray, fs: float, cutoff: float) -> float:
     return float(f[band][np.argmax(power[band])]) if band.any() else fs / 8
 
 
-def _engine(name: str | None) -> Any:
-    if name is None:
-        return nullcontext()
+def _engine(name: str | None) -> str:
     status = linscan.available()
-    if name not in status:
-        raise BadFile(f"--engine must be one of {', '.join(status)}; got {name!r}")
+    if name is None:
+        return next(engine for engine in _ENGINES if status[engine].ready)
+    if name not in _ENGINES:
+        raise BadFile(f"--engine must be one of {', '.join(_ENGINES)}; got {name!r}")
     if not status[name].ready:
         raise BadFile(f"engine {name!r} cannot run here: {status[name].detail}")
-    if name not in ("reference", "cpu"):
-        raise BadFile(f"engine {name!r} takes arrays on a GPU; the demo's are in main memory")
-    return linscan.use_engine(name)
+    return name
 
 
 def _make_room(folder: Path, targets: list[Path], force: bool) -> None:
@@ -137,15 +139,15 @@ def _make_room(folder: Path, targets: list[Path], force: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _one(recording: Recording, arguments: argparse.Namespace, drawable: bool) -> None:
+def _one(recording: Recording, arguments: argparse.Namespace, drawable: bool, xp: Any) -> None:
     """One recording from signal to files."""
     r = recording
     _say(report.heading(r))
     rows = []
     with _progress(r.name, job.work_of(r) + (0 if arguments.no_timing else clock.COMPARISONS)) as tick:
-        result = job.run(r, tick)
+        result = job.run(r, tick, xp)
         if not arguments.no_timing:
-            for comparison in clock.comparisons(r, result):
+            for comparison in clock.comparisons(r, result, xp):
                 rows.append(clock.compare(*comparison))
                 tick(1)
     for line in (*report.findings(r, result), *report.timing(rows)):

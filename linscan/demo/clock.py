@@ -1,5 +1,6 @@
 """Timing linscan against SciPy on the recording itself: warm-up left out, the two taken in turn, medians."""
 
+import importlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from scipy import signal as ss
 from scipy.linalg import solve_triangular
 
 import linscan
+from linscan._arrays import is_cupy, to_host
 from linscan.demo.job import Recording, Result, remember
 
 RUNS = 7
@@ -50,39 +52,48 @@ def _sliding_memory(fs: float, centre: float) -> tuple[np.ndarray | float, ...]:
 Work = tuple[str, str, Callable[[], Any], Callable[[], Any]]
 
 
-def comparisons(recording: Recording, result: Result) -> list[Work]:
-    """What is timed: (work, SciPy's name for it, ours, theirs)."""
-    return [*_filters(recording, result), *_models(recording, result)]
+def comparisons(recording: Recording, result: Result, xp: Any = np) -> list[Work]:
+    """What is timed: (work, SciPy's name for it, ours on arrays of `xp`, theirs)."""
+    return [*_filters(recording, result, xp), *_models(recording, result, xp)]
 
 
-def _filters(recording: Recording, result: Result) -> list[Work]:
+def _filters(recording: Recording, result: Result, xp: Any) -> list[Work]:
     sos, kernel = result.sos, result.kernel
     u, filtered = recording.signal[:_LONGEST], result.filtered[:_LONGEST]
     many_u, many = np.tile(u, (CHANNELS, 1)), np.tile(filtered, (CHANNELS, 1))
     size, again = u.size, f"  {CHANNELS} channels of it"
+    our_sos, our_kernel = xp.asarray(sos), xp.asarray(kernel)
+    x, many_x, one, more = (xp.asarray(array) for array in (u, many_u, filtered, many))
     return [
-        (f"sosfilt, order 4, {size} samples", "sosfilt", lambda: linscan.sosfilt(sos, u), lambda: ss.sosfilt(sos, u)),
-        (again, "sosfilt", lambda: linscan.sosfilt(sos, many_u), lambda: ss.sosfilt(sos, many_u)),
+        (
+            f"sosfilt, order 4, {size} samples",
+            "sosfilt",
+            lambda: linscan.sosfilt(our_sos, x),
+            lambda: ss.sosfilt(sos, u),
+        ),
+        (again, "sosfilt", lambda: linscan.sosfilt(our_sos, many_x), lambda: ss.sosfilt(sos, many_u)),
         (
             f"fft_conv, kernel of {kernel.size}, {size} samples",
             "fftconvolve",
-            lambda: linscan.fft_conv(filtered, kernel),
+            lambda: linscan.fft_conv(one, our_kernel),
             lambda: ss.fftconvolve(filtered, kernel)[:size],
         ),
         (
             again,
             "fftconvolve",
-            lambda: linscan.fft_conv(many, kernel),
+            lambda: linscan.fft_conv(more, our_kernel),
             lambda: ss.fftconvolve(many, kernel[None], axes=-1)[:, :size],
         ),
     ]
 
 
-def _models(recording: Recording, result: Result) -> list[Work]:
+def _models(recording: Recording, result: Result, xp: Any) -> list[Work]:
     a_bar, w, _ = result.modes
     u, order = recording.signal[:_LONGEST], recording.order
     drive, few = w[:, None] * result.filtered[:_LONGEST], u[:_SOLVED]
     system = _sliding_memory(recording.fs, recording.centre)
+    our_system = *(xp.asarray(matrix) for matrix in system[:4]), system[4]
+    our_a, our_drive, x, some = (xp.asarray(array) for array in (a_bar[:, None], drive, u, few))
 
     def modes_by_lfilter() -> np.ndarray:
         return np.stack([ss.lfilter([1.0], [1.0, -a], b) for a, b in zip(a_bar, drive, strict=True)])
@@ -91,19 +102,19 @@ def _models(recording: Recording, result: Result) -> list[Work]:
         (
             f"scan, {a_bar.size} complex modes, {u.size} samples",
             "lfilter",
-            lambda: linscan.scan(a_bar[:, None], drive),
+            lambda: linscan.scan(our_a, our_drive),
             modes_by_lfilter,
         ),
         (
             f"dlsim, LegT memory of 4, {u.size} samples",
             "dlsim",
-            lambda: linscan.dlsim(system, u)[1],
+            lambda: linscan.dlsim(our_system, x)[1],
             lambda: ss.dlsim(system, u)[1],
         ),
         (
             f"LegS memory of {order}, {few.size} samples",
             "solve_triangular",
-            lambda: remember(few, order, lambda done: None),
+            lambda: remember(some, order, lambda done: None),
             lambda: _legs_by_solving(few, order),
         ),
     ]
@@ -112,6 +123,8 @@ def _models(recording: Recording, result: Result) -> list[Work]:
 def compare(work: str, peer: str, ours: Callable[[], Any], theirs: Callable[[], Any]) -> Row:
     """Median of up to `RUNS` runs each (at least five), taken in turn after one of each to warm up."""
     x, y = ours(), theirs()
+    wait = _synchronise if is_cupy(x) else lambda: None
+    x = to_host(x)
     gap = float(np.linalg.norm(x - y)) / (float(np.linalg.norm(y)) or 1.0)
     spent: tuple[list[float], list[float]] = ([], [])
     start = time.perf_counter()
@@ -119,5 +132,11 @@ def compare(work: str, peer: str, ours: Callable[[], Any], theirs: Callable[[], 
         for function, times in ((ours, spent[0]), (theirs, spent[1])):
             begin = time.perf_counter()
             function()
+            wait()
             times.append(time.perf_counter() - begin)
     return Row(work, peer, float(np.median(spent[0])), float(np.median(spent[1])), gap, len(spent[0]))
+
+
+def _synchronise() -> None:
+    """Wait for the GPU: its calls return before their work is done."""
+    importlib.import_module("cupy").cuda.get_current_stream().synchronize()

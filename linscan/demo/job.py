@@ -9,6 +9,7 @@ from numpy.polynomial import legendre
 from scipy import signal as ss
 
 import linscan
+from linscan._arrays import Array, namespace, to_host
 
 FILTER_ORDER = 4
 MODES = 32  # complex modes of the S4D kernel
@@ -57,52 +58,58 @@ def work_of(recording: Recording) -> int:
     return recording.order + math.ceil(size / _BLOCK) + min(size, _MOST_STEPS) // 1024
 
 
-def run(recording: Recording, tick: Tick) -> Result:
-    """Do the whole job on one recording, calling ``tick(1)`` as it goes."""
-    u, fs = recording.signal, recording.fs
+def run(recording: Recording, tick: Tick, xp: Any = np) -> Result:
+    """Do the whole job on one recording, calling ``tick(1)`` as it goes, with the arrays of the library `xp`.
+
+    Single steps are NumPy's in any case: a live signal arrives in main memory.
+    """
+    u, fs = xp.asarray(recording.signal), recording.fs
     sos = ss.butter(FILTER_ORDER, recording.cutoff, "highpass", fs=fs, output="sos")
     filtered = remove_baseline(sos, u)
     memory = remember(u, recording.order, tick)
-    recalled = recall(memory, u[0], u.size)
-    best = nearest_polynomial(u, recording.order)
+    recalled = recall(memory, recording.signal[0], u.size)
+    best = nearest_polynomial(recording.signal, recording.order)
     modes, target = fit_wavelet(fs, recording.centre, min(u.size, wavelet_length(fs, recording.centre)))
     a_bar, w, c = modes
-    kernel = linscan.ssm_kernel(a_bar, 2 * c * w, target.size)
-    by_fft: Any = linscan.fft_conv(filtered, kernel)
-    by_scan = apply_by_scan(filtered, modes, tick)
+    kernel = linscan.ssm_kernel(xp.asarray(a_bar), xp.asarray(2 * c * w), target.size)
+    by_fft = to_host(linscan.fft_conv(filtered, kernel))
+    by_scan = to_host(apply_by_scan(filtered, modes, tick))
+    filtered, kernel = to_host(filtered), to_host(kernel)
     by_step = apply_by_step(filtered[:_MOST_STEPS], modes, tick)
     return Result(sos, filtered, memory, recalled, best, modes, target, kernel, by_fft, by_scan, by_step)
 
 
-def remove_baseline(sos: np.ndarray, u: np.ndarray) -> np.ndarray:
+def remove_baseline(sos: np.ndarray, u: Array) -> Array:
     """`u` through the high-pass `sos`, started as if its first value had been there forever: no step at the start."""
-    zi = ss.sosfilt_zi(sos) * u[0]
-    filtered, _ = linscan.sosfilt(sos, u, zi=zi)
+    xp = namespace(u)
+    zi = xp.asarray(ss.sosfilt_zi(sos)) * u[0]
+    filtered, _ = linscan.sosfilt(xp.asarray(sos), u, zi=zi)
     return filtered
 
 
-def remember(u: np.ndarray, order: int, tick: Tick) -> np.ndarray:
+def remember(u: Array, order: int, tick: Tick) -> np.ndarray:
     """The HiPPO-LegS state after `u`: the first Legendre coefficients of its whole past, about its first value.
 
     ``(I - A/2t) x[t] = (I + A/2t) x[t-1] + (B/t) u[t]`` has a new matrix at every t, but A is lower triangular: given
     ``past = sum of B[k] x[k]`` over the coefficients before n, coefficient n alone is a time-varying recurrence of
     order one. So `order` scans over time replace T triangular solves.
     """
+    xp = namespace(u)
     A, B = linscan.hippo("legs", order)
-    B = B[:, 0]
+    gain, rate = B[:, 0].tolist(), (-np.diag(A)).tolist()
     u = u - u[0]  # the state starts at zero, and bilinear steps ring after a jump
-    half = 0.5 / np.arange(1, u.size + 1)  # half of 1/t
-    memory = np.empty(order)
-    past = np.zeros(u.size)
+    half = 0.5 / xp.arange(1, u.size + 1)  # half of 1/t
+    memory = xp.empty(order)
+    past = xp.zeros(u.size)
     for n in range(order):
-        z = -A[n, n] * half
+        z = rate[n] * half
         drive = 2 * u - past
         drive[1:] -= past[:-1]
-        x = linscan.scan((1 - z) / (1 + z), B[n] * half * drive / (1 + z))
-        past += B[n] * x
+        x = linscan.scan((1 - z) / (1 + z), gain[n] * half * drive / (1 + z))
+        past += gain[n] * x
         memory[n] = x[-1]
         tick(1)
-    return memory
+    return to_host(memory)
 
 
 def recall(memory: np.ndarray, first: float, size: int) -> np.ndarray:
@@ -146,11 +153,12 @@ def fit_wavelet(fs: float, centre: float, size: int) -> tuple[tuple[np.ndarray, 
     return (a_bar, w, parts[:MODES] + 1j * parts[MODES:]), target
 
 
-def apply_by_scan(u: np.ndarray, modes: tuple[np.ndarray, ...], tick: Tick) -> np.ndarray:
+def apply_by_scan(u: Array, modes: tuple[np.ndarray, ...], tick: Tick) -> Array:
     """``x[t] = a_bar x[t-1] + w u[t]``, ``y = 2 Re(c x)``, all times at once, in blocks that hand on their state."""
-    a_bar, w, c = modes
-    y = np.empty(u.size)
-    h0 = np.zeros(a_bar.size, a_bar.dtype)
+    xp = namespace(u)
+    a_bar, w, c = (xp.asarray(x) for x in modes)
+    y = xp.empty(u.size)
+    h0 = xp.zeros(a_bar.size, a_bar.dtype)
     for lo in range(0, u.size, _BLOCK):
         block = u[lo : lo + _BLOCK]
         x = linscan.scan(a_bar[:, None], w[:, None] * block, h0)

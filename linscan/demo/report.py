@@ -12,11 +12,11 @@ from linscan.demo.job import Recording, Result
 from linscan.engines.cpu.pool import resolve_workers
 
 
-def machine(engine: str | None) -> str:
+def machine(engine: str) -> str:
     """What runs here."""
-    engine = engine or next(name for name in ("cpu", "reference") if linscan.available()[name].ready)
+    where = linscan.available()[engine].detail if engine == "cuda" else f"up to {resolve_workers(None)} threads"
     return (
-        f"linscan {linscan.__version__}, engine {engine}, up to {resolve_workers(None)} threads; "
+        f"linscan {linscan.__version__}, engine {engine}, {where}; "
         f"SciPy {scipy.__version__}, 1 thread; NumPy {np.__version__}, Python {platform.python_version()}; float64"
     )
 

@@ -40,6 +40,9 @@ _HOME = {
     "scan_vjp": "ops.scan",
     "set_workers": "engines.cpu.pool",
     "short_conv": "ops.short_conv",
+    "rnn_scan": "ops.rnn_scan",
+    "rnn_scan_vjp": "ops.rnn_scan",
+    "rnn_step": "ops.rnn_scan",
     "short_conv_step": "ops.short_conv",
     "short_conv_vjp": "ops.short_conv",
     "show_config": "_config",
@@ -86,6 +89,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
+    from linscan.ops.rnn_scan import rnn_scan, rnn_scan_vjp, rnn_step
         raise AttributeError(f"module 'linscan' has no attribute {name!r}")
     from linscan.engines import fork
 

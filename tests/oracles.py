@@ -316,3 +316,124 @@ def local_attention(q, k, v, window, g=None, causal=True, scale=None, mask=None,
             weights = np.exp(np.array(scores) - max(scores))
             o[t] = weights @ v[seen] / weights.sum()
     return o
+
+
+# rnn_scan
+
+
+def _logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def _cell_step(cell, g, y, s, w):
+    """The states after one step: `g` is x + y, one row per gate; `y` is R h + b."""
+    x = g - y
+    if cell == "elman":
+        return [np.tanh(g[0])]
+    if cell == "leaky":
+        return [(1 - w[0]) * s[0] + w[0] * np.tanh(g[0])]
+    if cell == "almost_linear":
+        return [w[0] * s[0] + g[0]]
+    if cell in ("gru", "para_gru"):
+        r, z = _logistic(g[0]), _logistic(g[1])
+        n = np.tanh(x[2] + r * y[2])
+        return [z * s[0] + (1 - z) * n if cell == "gru" else z * n + (1 - z) * s[0]]
+    if cell == "para_lstm":
+        f = _logistic(g[0] + w[0] * s[1])
+        c = f * s[1] + (1 - f) * np.tanh(g[1])
+        return [_logistic(g[2] + w[1] * c) * np.tanh(c), c]
+    if cell == "slstm":  # the published form: numerator and denominator, here from r = c / n and l = log n
+        n = np.exp(s[2])
+        numerator = _logistic(g[1]) * s[1] * n + np.exp(g[0]) * np.tanh(g[2])
+        denominator = _logistic(g[1]) * n + np.exp(g[0])
+        return [_logistic(g[3]) * numerator / denominator, numerator / denominator, np.log(denominator)]
+    w = np.zeros((3, len(s[0]))) if cell == "lstm" else w
+    c = _logistic(g[1] + w[1] * s[1]) * s[1] + _logistic(g[0] + w[0] * s[1]) * np.tanh(g[2])
+    return [_logistic(g[3] + w[2] * c) * np.tanh(c), c]
+
+
+def rnn(cell, x, R, b=None, w=None, h0=None, reverse=False, reset=None, relu=None, diagonal=False):
+    """Outputs (…, T, d) and final states (…, S, d) of a named cell, row by row."""
+    states = {"lstm": 2, "peephole_lstm": 2, "para_lstm": 2, "slstm": 3}.get(cell, 1)
+    start = np.array([0, 0, -np.inf][:states])[:, None]
+    x, R = wide(x), wide(R)
+    (T, G, d), core = x.shape[-3:], 2 if diagonal or cell.startswith("para") else 3
+    lead = np.broadcast_shapes(x.shape[:-3], R.shape[: R.ndim - core])
+    x, R = np.broadcast_to(x, lead + (T, G, d)), np.broadcast_to(R, lead + R.shape[R.ndim - core :])
+    b = np.broadcast_to(0.0 if b is None else wide(b), lead + (G, d))
+    w = None if w is None else np.broadcast_to(wide(w), lead + np.shape(w)[-2:])
+    h0 = np.broadcast_to(start if h0 is None else wide(h0), lead + (states, d))
+    reset = np.broadcast_to(False if reset is None else reset, lead + (T,))
+    first = 0 if relu is None else d - relu
+    h, last = np.empty(lead + (T, d)), np.empty(lead + (states, d))
+    for row in np.ndindex(lead):
+        s = h0[row]
+        for t in reversed(range(T)) if reverse else range(T):
+            s = np.broadcast_to(start, s.shape) if reset[row][t] else s
+            u = s[0].copy()
+            if cell == "almost_linear":
+                u[first:] *= u[first:] > 0
+            y = (R[row] * u if core == 2 else R[row] @ u) + b[row]
+            s = np.array(_cell_step(cell, x[row][t] + y, y, s, None if w is None else w[row]))
+            h[row][t] = s[0]
+        last[row] = s
+    return h, last
+
+
+# linear_attention
+
+
+def linear_attention(q, k, v, g=None, S0=None, scale=1, reverse=False, reset=None, sign=None):
+    """S[t] = diag(sign e^g[t]) S[t-1] + k[t] v[t]^T and o[t] = scale S[t]^T q[t], step by step for every head."""
+    q, k, v = wide(q), wide(k), wide(v)
+    (length, width), lead = q.shape[-2:], [q.shape[:-2], k.shape[:-2], v.shape[:-2]]
+    decay = np.ones((length, 1))
+    for x, to in ((g, np.exp), (sign, lambda x: x)):
+        if x is not None:
+            x = to(wide(x)) if wide(x).ndim == q.ndim else np.asarray(to(wide(x)))[..., None]
+            decay = decay * np.broadcast_to(x, np.broadcast_shapes(x.shape, (length, 1)))
+    reset = np.zeros(length, bool) if reset is None else np.asarray(reset)
+    S0 = np.zeros((width, v.shape[-1])) if S0 is None else wide(S0)
+    lead = np.broadcast_shapes(*lead, decay.shape[:-2], reset.shape[:-1], S0.shape[:-2])
+    q, k, v, decay, S0 = (np.broadcast_to(x, lead + x.shape[-2:]) for x in (q, k, v, decay, S0))
+    reset = np.broadcast_to(reset, (*lead, length))
+    S = S0.astype(np.result_type(q, k, v, S0))
+    o = np.empty(v.shape, S.dtype)
+    for at in np.ndindex(lead):
+        for t in reversed(range(length)) if reverse else range(length):
+            forgets = (decay[at][t] == 0) | reset[at][t]
+            with np.errstate(invalid="ignore", over="ignore"):
+                S[at] = np.where(forgets[:, None], 0, decay[at][t][:, None] * S[at]) + np.outer(k[at][t], v[at][t])
+                o[at][t] = scale * (S[at].T @ q[at][t])
+    return o, S
+
+
+# selective_scan
+
+
+def selective_scan(
+    u, dt, A, B, C, D=None, z=None, dt_bias=None, h0=None, dt_softplus=False, reverse=False, reset=None, real=True
+):
+    """One row, step by step and state by state: u, dt, z (T, D), A (D, N), B, C (T, G, N). Returns y, all states."""
+    u, dt, A, B, C = (wide(x) for x in (u, dt, A, B, C))
+    length, channels = u.shape
+    states, groups = A.shape[1], B.shape[1]
+    h = np.zeros((channels, states)) if h0 is None else wide(h0)
+    kind = np.result_type(u, A, B, C, h, 0.0 if D is None else wide(D))
+    y, every = np.zeros(u.shape, kind), np.zeros((length, channels, states), kind)
+    h = h.astype(kind)
+    for t in reversed(range(length)) if reverse else range(length):
+        if reset is not None and reset[t]:
+            h[:] = 0
+        for d in range(channels):
+            step = dt[t, d] + (0 if dt_bias is None else wide(dt_bias)[d])
+            if dt_softplus:
+                step = np.log1p(np.exp(-abs(step))) + max(step, 0)
+            g = d // (channels // groups)
+            for n in range(states):
+                h[d, n] = np.exp(step * A[d, n]) * h[d, n] + step * u[t, d] * B[t, g, n]
+                y[t, d] += C[t, g, n] * h[d, n]
+            y[t, d] += 0 if D is None else wide(D)[d] * u[t, d]
+        every[t] = h
+    y = y.real if real else y
+    return y if z is None else y * wide(z) / (1 + np.exp(-wide(z))), every

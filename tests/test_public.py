@@ -18,6 +18,7 @@ NO_GRADIENT = {
     "diagonal_init": "makes constants from integers",
     "hippo": "makes constants from integers",
     "nplr": "makes constants from integers",
+    "rnn_step": "one step of rnn_scan; rnn_scan_vjp is its gradient too",
     "scan_trace": "draws an algorithm",
     "set_workers": "a context manager",
     "show_config": "asks about the machine",

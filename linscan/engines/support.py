@@ -31,6 +31,9 @@ SUPPORT: dict[str, dict[str, str]] = {
     "dlsim": {"reference": ALL, "cpu": ALL, "cuda": ALL},
 }
 
+    "linear_attention": {"reference": ALL},
+    "local_attention": {"reference": REAL, "cpu": REAL},
+    "rnn_scan": {"reference": "eEfd"},
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.
 MODULE: dict[str, str] = {
     "lfilter": "filters",

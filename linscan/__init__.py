@@ -16,6 +16,9 @@ _HOME = {
     "block_scan_vjp": "ops.block_scan",
     "block_step": "ops.block_scan",
     "check_vjp": "gradcheck",
+    "delta_rule": "ops.delta_rule",
+    "delta_rule_step": "ops.delta_rule_step",
+    "delta_rule_vjp": "ops.delta_rule",
     "diagonal_init": "ops.nplr",
     "discretize": "ops.discretize",
     "discretize_diag": "ops.discretize_diag",
@@ -24,6 +27,9 @@ _HOME = {
     "dlsim": "ops.lti",
     "dlsim_step": "ops.lti",
     "dlsim_vjp": "ops.lti",
+    "dplr_attention": "ops.dplr_attention",
+    "dplr_attention_step": "ops.dplr_attention",
+    "dplr_attention_vjp": "ops.dplr_attention",
     "fft_conv": "ops.fft_conv",
     "fft_conv_nd": "ops.fft_conv_nd",
     "fft_conv_nd_vjp": "ops.fft_conv_nd",
@@ -31,18 +37,27 @@ _HOME = {
     "hippo": "ops.hippo",
     "lfilter": "ops.filters",
     "lfilter_vjp": "ops.filters",
+    "linear_attention": "ops.linear_attention",
+    "linear_attention_step": "ops.linear_attention_step",
+    "linear_attention_vjp": "ops.linear_attention",
+    "local_attention": "ops.local_attention",
+    "local_attention_step": "ops.local_attention",
+    "local_attention_vjp": "ops.local_attention",
     "lsim": "ops.lsim",
     "lsim_vjp": "ops.lsim",
     "nplr": "ops.nplr",
+    "rnn_scan": "ops.rnn_scan",
+    "rnn_scan_vjp": "ops.rnn_scan",
+    "rnn_step": "ops.rnn_scan",
     "scan": "ops.scan",
     "scan_step": "ops.scan",
     "scan_trace": "ops.scan_trace",
     "scan_vjp": "ops.scan",
+    "selective_scan": "ops.selective_scan",
+    "selective_scan_vjp": "ops.selective_scan",
+    "selective_step": "ops.selective_step",
     "set_workers": "engines.cpu.pool",
     "short_conv": "ops.short_conv",
-    "rnn_scan": "ops.rnn_scan",
-    "rnn_scan_vjp": "ops.rnn_scan",
-    "rnn_step": "ops.rnn_scan",
     "short_conv_step": "ops.short_conv",
     "short_conv_vjp": "ops.short_conv",
     "show_config": "_config",
@@ -68,17 +83,26 @@ if TYPE_CHECKING:
     from linscan.ops.allpole import allpole, allpole_vjp
     from linscan.ops.assoc_scan import assoc_scan, assoc_scan_vjp
     from linscan.ops.block_scan import block_scan, block_scan_vjp, block_step
+    from linscan.ops.delta_rule import delta_rule, delta_rule_vjp
+    from linscan.ops.delta_rule_step import delta_rule_step
     from linscan.ops.discretize import discretize, discretize_vjp
     from linscan.ops.discretize_diag import discretize_diag, discretize_diag_vjp
+    from linscan.ops.dplr_attention import dplr_attention, dplr_attention_step, dplr_attention_vjp
     from linscan.ops.fft_conv import fft_conv, fft_conv_vjp
     from linscan.ops.fft_conv_nd import fft_conv_nd, fft_conv_nd_vjp
     from linscan.ops.filters import lfilter, lfilter_vjp
     from linscan.ops.hippo import hippo
+    from linscan.ops.linear_attention import linear_attention, linear_attention_vjp
+    from linscan.ops.linear_attention_step import linear_attention_step
+    from linscan.ops.local_attention import local_attention, local_attention_step, local_attention_vjp
     from linscan.ops.lsim import lsim, lsim_vjp
     from linscan.ops.lti import dlsim, dlsim_step, dlsim_vjp
     from linscan.ops.nplr import diagonal_init, nplr
+    from linscan.ops.rnn_scan import rnn_scan, rnn_scan_vjp, rnn_step
     from linscan.ops.scan import scan, scan_step, scan_vjp
     from linscan.ops.scan_trace import scan_trace
+    from linscan.ops.selective_scan import selective_scan, selective_scan_vjp
+    from linscan.ops.selective_step import selective_step
     from linscan.ops.short_conv import short_conv, short_conv_step, short_conv_vjp
     from linscan.ops.sosfilt import sosfilt, sosfilt_vjp
     from linscan.ops.ssm_kernel import ssm_kernel, ssm_kernel_vjp
@@ -89,7 +113,6 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-    from linscan.ops.rnn_scan import rnn_scan, rnn_scan_vjp, rnn_step
         raise AttributeError(f"module 'linscan' has no attribute {name!r}")
     from linscan.engines import fork
 

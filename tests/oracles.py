@@ -437,3 +437,49 @@ def selective_scan(
         every[t] = h
     y = y.real if real else y
     return y if z is None else y * wide(z) / (1 + np.exp(-wide(z))), every
+
+
+# dplr_attention, delta_rule
+
+
+def dplr_attention(q, k, v, a, b, g=None, S0=None, scale=1, reverse=False, reset=None):
+    """S[t] = diag(e^g[t]) S[t-1] + b[t] (a[t]^T S[t-1]) + k[t] v[t]^T, o[t] = scale S[t]^T q[t], step by step."""
+    q, k, v, a, b = map(wide, (q, k, v, a, b))
+    length, key, value = q.shape[-2], q.shape[-1], v.shape[-1]
+    g = np.zeros(length) if g is None else np.asarray(g, np.float64)
+    g = g if g.ndim == q.ndim else np.broadcast_to(g, (*g.shape[:-1], length))[..., None]
+    reset = np.zeros(length, bool) if reset is None else np.asarray(reset)
+    S = np.zeros((key, value)) if S0 is None else wide(S0)
+    shapes = [x.shape[:-2] for x in (q, k, v, a, b, g, S)]
+    lead = np.broadcast_shapes(*shapes, reset.shape[:-1])
+    S, o = np.broadcast_to(S, (*lead, key, value)), np.zeros((*lead, length, value), np.result_type(q, k, v, a, b, S))
+    for t in range(length)[:: -1 if reverse else 1]:
+        S = np.where(reset[..., t, None, None], 0, S)
+        read = np.einsum("...k,...kv->...v", a[..., t, :], S)
+        S = np.where(np.isneginf(g[..., t, :, None]), 0, np.exp(g[..., t, :, None]) * S)
+        S = S + b[..., t, :, None] * read[..., None, :] + k[..., t, :, None] * v[..., t, None, :]
+        o[..., t, :] = scale * np.einsum("...k,...kv->...v", q[..., t, :], S)
+    return o, S
+
+
+def delta_rule(q, k, v, beta, g=None, S0=None, w=None, n_householder=1, scale=1, reverse=False, reset=None):
+    """For every token: decay, then n_householder times replace beta of what lies under a key, then read."""
+    q, k, v, beta = map(wide, (q, k, v, beta))
+    length, n, key, value = q.shape[-2], n_householder, q.shape[-1], v.shape[-1]
+    beta = np.broadcast_to(beta, (*beta.shape[:-1], length * n))
+    g = np.zeros(length) if g is None else np.asarray(g, np.float64)
+    g = g if g.ndim == q.ndim else np.broadcast_to(g, (*g.shape[:-1], length))[..., None]
+    reset = np.zeros(length, bool) if reset is None else np.asarray(reset)
+    S = np.zeros((key, value)) if S0 is None else wide(S0)
+    lead = np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v, g, S)), beta.shape[:-1], reset.shape[:-1])
+    S, o = np.broadcast_to(S, (*lead, key, value)), np.zeros((*lead, length, value), np.result_type(q, k, v, beta, S))
+    for t in range(length)[:: -1 if reverse else 1]:
+        S = np.where(reset[..., t, None, None], 0, S)
+        stays = np.where(np.isneginf(g[..., t, :, None]), 0, np.exp(g[..., t, :, None]) * S)
+        for i in range(t * n, t * n + n):
+            old = np.einsum("...k,...kv->...v", k[..., i, :], stays if w is None else S)
+            along = k if w is None else wide(w)
+            S = stays + beta[..., i, None, None] * along[..., i, :, None] * (v[..., i, :] - old)[..., None, :]
+            stays = S
+        o[..., t, :] = scale * np.einsum("...k,...kv->...v", q[..., t, :], S)
+    return o, S

@@ -67,6 +67,13 @@ def powers(dtype: object, length: int) -> float:
     return 8 * eps(dtype) + length * eps(np.float64)
 
 
+def averaged(dtype: object, width: int, window: int) -> float:
+    """Norm-wise error of softmax-weighted means of `window` rows, scores from products of `width` random numbers."""
+    # A score's absolute rounding error, that of a sum of products of size one, is its weight's relative error; then the
+    # weighted sum rounds as any sum does.
+    return summed(dtype, width) + summed(dtype, window)
+
+
 def error(got: object, want: object) -> float:
     """Distance as a share of the norm of `want`; inf where either is not finite, absolute where `want` vanishes."""
     got, want = (np.asarray(x).astype(np.complex128).ravel() for x in (got, want))
@@ -85,3 +92,10 @@ def assert_close(got: object, want: object, tolerance: float, what: str = "resul
     distance = error(got, want)
     if not distance <= tolerance:
         raise AssertionError(f"{what}: off by {distance:.3g} of the norm, allowed {tolerance:.3g}")
+
+
+def attended(dtype: object, length: int) -> float:
+    """Norm-wise error of linear attention over `length` steps, against a wide loop or other chunks."""
+    # An output is a sum over time of sums over K, each term with a factor e^x of relative error |x| eps where |x| e^x
+    # counts, below 1; the partial sums grow with the number of terms, at most 64 of which are of one chunk.
+    return 8 * eps(dtype) * max(1.0, min(float(length), 64.0)) ** 0.5

@@ -15,11 +15,13 @@ LETTERS = {
 }
 
 ALL = "eEfdFD"
+REAL = "eEfd"
 
 # A row names an engine once the op's tests have passed on it as it stands; those of "cuda" on a card.
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
-    "block_scan": {"reference": ALL},
+    "block_scan": {"reference": ALL, "cpu": ALL},
+    "selective_scan": {"reference": ALL},
     "ssm_kernel": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL},
@@ -29,13 +31,16 @@ SUPPORT: dict[str, dict[str, str]] = {
     "sosfilt": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "allpole": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "dlsim": {"reference": ALL, "cpu": ALL, "cuda": ALL},
-}
-
     "linear_attention": {"reference": ALL},
+    "delta_rule": {"reference": ALL},
+    "dplr_attention": {"reference": ALL},
     "local_attention": {"reference": REAL, "cpu": REAL},
     "rnn_scan": {"reference": "eEfd"},
+}
+
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.
 MODULE: dict[str, str] = {
+    "delta_rule": "dplr_attention",
     "lfilter": "filters",
     "sosfilt": "filters",
     "dlsim": "lti",

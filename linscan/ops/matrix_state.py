@@ -23,7 +23,7 @@ class Prepared(NamedTuple):
     """Checked arguments of one call, and the sizes they agree on."""
 
     xp: ModuleType
-    arrays: dict[str, Array | None]
+    arrays: dict[str, Any]
     dtype: np.dtype
     lead: tuple[int, ...]
     length: int
@@ -52,7 +52,8 @@ def prepare(who: str, **named: Any) -> Prepared:
     if state is not None and getattr(state, "dtype", None) != _arrays.accum_dtype(dtype):
         dtype = _arrays.result_dtype(who, **numbers, S0=state)
     sizes = {"T": arrays["q"].shape[-2], "K": arrays["q"].shape[-1], "V": arrays["v"].shape[-1]}
-    leads, ready = {}, {}
+    leads: dict[str, tuple[int, ...]] = {}
+    ready: dict[str, Any] = {}
     for name, x in arrays.items():
         if x is None:
             ready[name] = None
@@ -123,7 +124,7 @@ def flip_time(x: Array, axis: int) -> Array:
 
 def time_axis(name: str, x: Array, p: Prepared) -> int:
     """Where time is in the prepared argument `name`, counted from the end."""
-    return -2 if _AXES[name] in ("TK", "TV") or is_vector(x, p) and _AXES[name] == "T*" else -1
+    return -2 if _AXES[name] in ("TK", "TV") or (is_vector(x, p) and _AXES[name] == "T*") else -1
 
 
 def is_vector(g: Array | None, p: Prepared) -> bool:

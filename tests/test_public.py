@@ -20,6 +20,7 @@ NO_GRADIENT = {
     "nplr": "makes constants from integers",
     "rnn_step": "one step of rnn_scan; rnn_scan_vjp is its gradient too",
     "scan_trace": "draws an algorithm",
+    "selective_step": "selective_scan of one step, whose gradient is selective_scan_vjp",
     "set_workers": "a context manager",
     "show_config": "asks about the machine",
     "undiscretize": "looks back at a finished system; its docstring says why",

@@ -1,0 +1,14 @@
+"""Models, one file per paper, in families of folders: plain dictionaries of arrays in, arrays and a pullback out.
+
+`linscan.models.layer` says what every model is; `linscan.models.block` stacks layers into a network.
+"""
+
+from linscan.models.bidirectional import Bidirectional
+from linscan.models.block import Block
+from linscan.models.convolutional.s4d import S4D
+from linscan.models.gated.lru import LRU
+from linscan.models.gated.s5 import S5
+from linscan.models.layer import Layer, Training
+from linscan.models.stack import Stack
+
+__all__ = ["LRU", "S4D", "S5", "Bidirectional", "Block", "Layer", "Stack", "Training"]

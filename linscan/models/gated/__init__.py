@@ -1,0 +1,1 @@
+"""Models that are elementwise linear recurrences, with or without gates."""

@@ -1,0 +1,42 @@
+"""The norms of blocks by name, with their parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from linscan._arrays import Array, check_choice
+from linscan.models.layer import Params, Training
+from linscan.ops.norm import batch_norm_vjp, batch_statistics_norm_vjp, layer_norm_vjp, rms_norm_vjp
+
+_NORMS = {"layer": ("scale", "shift"), "rms": ("scale",), "batch": ("scale", "shift", "mean", "var"), "none": ()}
+_KEPT = 0.9  # of the running statistics at every batch
+
+
+def init_norm(kind: str, channels: int, dtype: Any) -> Params:
+    """``scale``, and as the norm needs them ``shift`` and the running ``mean`` and ``var``."""
+    check_choice("Block", "norm", kind, tuple(_NORMS))
+    return {name: np.full(channels, float(name in ("scale", "var")), dtype) for name in _NORMS[kind]}
+
+
+def norm_vjp(kind: str, params: Params, x: Array, training: Training | None) -> tuple[Array, Callable[[Array], Any]]:
+    """A norm by its name, and its pullback to x and its parameters."""
+    if kind == "none":
+        return x, lambda dy: (dy, {})
+    if kind == "batch" and training is not None:
+        return _by_batch(params, x, training)
+    rule: Any = {"layer": layer_norm_vjp, "rms": rms_norm_vjp, "batch": batch_norm_vjp}[kind]
+    y, back = rule(x, *(params[name] for name in _NORMS[kind]))
+    return y, lambda dy: ((grads := back(dy))[0], dict(zip(_NORMS[kind], grads[1:], strict=True)))
+
+
+def _by_batch(params: Params, x: Array, training: Training) -> tuple[Array, Callable[[Array], Any]]:
+    (y, mean, var), back = batch_statistics_norm_vjp(x, params["scale"], params["shift"])
+    new = {name: _KEPT * params[name] + (1 - _KEPT) * now for name, now in (("mean", mean), ("var", var))}
+    training.statistics.append((params, {name: v.astype(params[name].dtype) for name, v in new.items()}))
+
+    def pullback(dy: Array) -> Any:
+        dx, dscale, dshift = back(dy)  # the running statistics had no part in y
+        return dx, {"scale": dscale, "shift": dshift, "mean": 0 * params["mean"], "var": 0 * params["var"]}
+
+    return y, pullback

@@ -10,7 +10,7 @@ depend on its company.
 
 import numpy as np
 
-from linscan.engines.cpu.filter_simd import advance, transpose
+from linscan.engines.cpu.filter_simd import advance, bring, bring_few, put_back, put_back_few
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 
 VECTOR_BYTES = 64
@@ -19,97 +19,38 @@ FUSED = 4  # sections run in one loop
 _TIMES = 128  # samples of a tile: long runs in memory, and still a quarter of the first-level cache
 
 
-@jit
-def _spread(source, target, w):
-    for s in range(source.shape[0]):
-        for k in range(source.shape[1]):
-            target[s, k, w] = source[s, k]
-
-
-@jit
-def _gather(source, w, target):
-    for s in range(target.shape[0]):
-        for k in range(target.shape[1]):
-            target[s, k] = source[s, k, w]
-
-
-@jit
-def _load(x, tile, block, first, rows, start, n, time_last, lanes):
-    """Samples ``start`` to ``start + n`` of some rows into the columns of `tile`."""
-    side = len(lanes)
-    if not time_last:
-        for t in range(n):
-            line = x[block, start + t, first : first + rows]
-            for w in range(rows):
-                tile[t, w] = line[w]
-        return
-    done = 0
-    if rows == side and side > 1 and x.strides[2] == x.itemsize:
-        done = n // side * side
-        for t in range(0, done, side):
-            here = start + t
-            transpose(x[0, first : first + side, here : here + side], tile[t : t + side], lanes)
-    for w in range(rows):
-        line = x[0, first + w, start : start + n]
-        for t in range(done, n):
-            tile[t, w] = line[t]
-
-
-@jit
-def _store(tile, y, block, first, rows, start, n, time_last, lanes):
-    """The inverse of `_load`."""
-    side = len(lanes)
-    if not time_last:
-        for t in range(n):
-            line = y[block, start + t, first : first + rows]
-            for w in range(rows):
-                line[w] = tile[t, w]
-        return
-    done = 0
-    if rows == side and side > 1 and y.strides[2] == y.itemsize:
-        done = n // side * side
-        for t in range(0, done, side):
-            here = start + t
-            transpose(tile[t : t + side], y[0, first : first + side, here : here + side], lanes)
-    for w in range(rows):
-        line = y[0, first + w, start : start + n]
-        for t in range(done, n):
-            line[t] = tile[t, w]
-
-
 def scratch_for(coef, state, lanes):
     """Tile, coefficients and state of one group of rows, as vectors."""
-    tile = np.zeros((_TIMES, lanes), state.dtype)
-    return tile, np.zeros((*coef.shape[2:], lanes), state.dtype), np.zeros((*state.shape[2:], lanes), state.dtype)
+    return tuple(np.zeros((n, lanes), state.dtype) for n in (_TIMES, coef.shape[2], state.shape[2]))
 
 
 @jit
-def cascade(x, y, coef, state, scratch, shape, time_last, width, lo, hi):
+def cascade(x, y, coef, state, scratch, shape, time_last, skip, width, lo, hi):
     """Every section of each row's filter, for the groups of `width` rows in ``range(lo, hi)``.
 
-    `x` and `y` are (1, rows, T) if `time_last`, otherwise (blocks, T, rows); `coef` is (blocks, rows, sections, taps),
-    and `state` (blocks, rows, sections, order) is updated. `scratch` is this thread's. `shape` holds four tuples whose
-    lengths are those of b, of a[1:], of the sections run together, and of the vectors (1 or all lanes).
+    `x` and `y` are (1, rows, T) if `time_last`, otherwise (blocks, T, rows); `coef` is (blocks, rows, sections x taps),
+    and `state` (blocks, rows, sections x order) is updated. `scratch` is this thread's. `shape` holds four tuples whose
+    lengths are those of b, of a[1:], of the sections run together, and of the vectors (1 or all lanes). The first tile
+    is `skip` samples short.
     """
     mode = flush_subnormals()
     tile, c, z = scratch
     forward, back, together, lanes = shape
-    across, sections, fused = coef.shape[1], coef.shape[2], len(together)
+    across, sections, fused = coef.shape[1], len(c) // (len(forward) + len(back)), len(together)
     length, parts = x.shape[2 if time_last else 1], -(-across // width)
     for group in range(lo, hi):
         block, first = group // parts, group % parts * width
         rows = min(width, across - first)
-        for w in range(rows):
-            _spread(coef[block, first + w], c, w)
-            _spread(state[block, first + w], z, w)
-        for start in range(0, length, tile.shape[0]):
-            n = min(tile.shape[0], length - start)
-            _load(x, tile, block, first, rows, start, n, time_last, lanes)
+        bring_few(coef, (block, 0, first), True, c, len(c), rows, lanes)
+        bring_few(state, (block, 0, first), True, z, len(z), rows, lanes)
+        for edge in range(-skip, length, len(tile)):
+            start = max(edge, 0)
+            n, place = min(edge + len(tile), length) - start, (block, start, first)
+            bring(x, place, time_last, tile, n, rows, lanes)
             for s in range(0, sections - fused + 1, fused):
-                advance(tile, c[s : s + fused], z[s : s + fused], n, forward, back, together, lanes)
+                advance(tile, c, z, s, n, forward, back, together, lanes)
             for s in range(sections - sections % fused, sections):
-                advance(tile, c[s : s + 1], z[s : s + 1], n, forward, back, (0,), lanes)
-            _store(tile, y, block, first, rows, start, n, time_last, lanes)
-        for w in range(rows):
-            _gather(z, w, state[block, first + w])
+                advance(tile, c, z, s, n, forward, back, (0,), lanes)
+            put_back(y, place, time_last, tile, n, rows, lanes)
+        put_back_few(state, (block, 0, first), True, z, len(z), rows, lanes)
     restore_subnormals(mode)

@@ -55,20 +55,22 @@ def _side_by_side(x, y, coef, state, taps, axis, workers) -> None:
             setattr(state, part, half)
         return
     x3, y3, outer, inner = _as_3d(x, y, axis)
-    time_last = inner == 1
+    time_last, sections = inner == 1, coef.shape[-2]
     groups, across = (1, outer) if time_last else (outer, inner)
     if time_last:
         x3, y3 = (v.reshape(1, outer, -1) for v in (x3, y3))
-    coef, state = (v.reshape(groups, across, *v.shape[-2:]) for v in (coef, state))
+    coef, state = (v.reshape(groups, across, -1) for v in (coef, state))
     # Few rows are spread over the threads; one row alone is faster without vectors.
     lanes = VECTOR_BYTES // x.itemsize
     width = min(lanes, max(1, -(-groups * across // resolve_workers(workers))))
-    sizes = *taps, min(FUSED, coef.shape[2]), lanes if width > 1 else 1
+    sizes = *taps, min(FUSED, sections), lanes if width > 1 else 1
     shape = tuple((0,) * size for size in sizes)
-    grain = max(1, _GRAIN // (x.shape[axis] * width * coef.shape[2]))
+    # After a first short one, tiles begin where vectors are aligned.
+    skip = x3.__array_interface__["data"][0] // x.itemsize % lanes
+    grain = max(1, _GRAIN // (x.shape[axis] * width * sections))
 
     def body(lo: int, hi: int) -> None:
-        cascade(x3, y3, coef, state, scratch_for(coef, state, sizes[-1]), shape, time_last, width, lo, hi)
+        cascade(x3, y3, coef, state, scratch_for(coef, state, sizes[-1]), shape, time_last, skip, width, lo, hi)
 
     parallel_for(body, groups * -(-across // width), grain=grain, workers=workers)
 

@@ -10,18 +10,20 @@ _CONTRACT = ("contract",)
 
 
 class Real:
-    """LANES real numbers; scalars and vectors are single LLVM values."""
+    """`lanes` real numbers; scalars and vectors are single LLVM values, and so is a vector of one lane."""
 
-    def __init__(self, context: Any, builder: Any, element: Any) -> None:
-        self.context, self.b, self.type = context, builder, element
-        self.vector = ir.VectorType(context.get_value_type(element), LANES)
-        self.zero = ir.Constant(self.vector, [0.0] * LANES)
+    def __init__(self, context: Any, builder: Any, element: Any, lanes: int = LANES) -> None:
+        self.context, self.b, self.type, self.lanes = context, builder, element, lanes
+        self.align = element.bitwidth // 8
+        scalar = context.get_value_type(element)
+        self.vector = scalar if lanes == 1 else ir.VectorType(scalar, lanes)
+        self.zero = ir.Constant(self.vector, 0.0 if lanes == 1 else [0.0] * lanes)
 
     def load(self, base: Any, index: Any) -> Any:
-        return self.b.load(self._at(base, index), align=self.type.bitwidth // 8)
+        return self.b.load(self._at(base, index), align=self.align)
 
     def store(self, value: Any, base: Any, index: Any) -> None:
-        self.b.store(value, self._at(base, index), align=self.type.bitwidth // 8)
+        self.b.store(value, self._at(base, index), align=self.align)
 
     def _at(self, base: Any, index: Any) -> Any:
         return self.b.bitcast(self.b.gep(base, [index]), self.vector.as_pointer())
@@ -33,7 +35,8 @@ class Real:
         return self.b.fadd(x, y, flags=_CONTRACT)
 
     def mad(self, x: Any, y: Any, z: Any) -> Any:
-        return self.add(self.mul(x, y), z)
+        """``x y + z``; `z` is None for zero."""
+        return self.mul(x, y) if z is None else self.add(self.mul(x, y), z)
 
     def conj(self, x: Any) -> Any:
         return x

@@ -34,6 +34,8 @@ _HOME = {
     "fft_conv_nd": "ops.fft_conv_nd",
     "fft_conv_nd_vjp": "ops.fft_conv_nd",
     "fft_conv_vjp": "ops.fft_conv",
+    "grid_scan": "ops.grid_scan",
+    "grid_scan_vjp": "ops.grid_scan",
     "hippo": "ops.hippo",
     "lfilter": "ops.filters",
     "lfilter_vjp": "ops.filters",
@@ -43,8 +45,14 @@ _HOME = {
     "local_attention": "ops.local_attention",
     "local_attention_step": "ops.local_attention",
     "local_attention_vjp": "ops.local_attention",
+    "lse_scan": "ops.lse_scan",
+    "lse_scan_step": "ops.lse_scan",
+    "lse_scan_vjp": "ops.lse_scan",
     "lsim": "ops.lsim",
     "lsim_vjp": "ops.lsim",
+    "max_scan": "ops.max_scan",
+    "max_scan_step": "ops.max_scan",
+    "max_scan_vjp": "ops.max_scan",
     "nplr": "ops.nplr",
     "rnn_scan": "ops.rnn_scan",
     "rnn_scan_vjp": "ops.rnn_scan",
@@ -61,6 +69,9 @@ _HOME = {
     "short_conv_step": "ops.short_conv",
     "short_conv_vjp": "ops.short_conv",
     "show_config": "_config",
+    "softmax_average": "ops.softmax_average",
+    "softmax_average_step": "ops.softmax_average",
+    "softmax_average_vjp": "ops.softmax_average",
     "sosfilt": "ops.sosfilt",
     "sosfilt_vjp": "ops.sosfilt",
     "ssm_kernel": "ops.ssm_kernel",
@@ -91,12 +102,15 @@ if TYPE_CHECKING:
     from linscan.ops.fft_conv import fft_conv, fft_conv_vjp
     from linscan.ops.fft_conv_nd import fft_conv_nd, fft_conv_nd_vjp
     from linscan.ops.filters import lfilter, lfilter_vjp
+    from linscan.ops.grid_scan import grid_scan, grid_scan_vjp
     from linscan.ops.hippo import hippo
     from linscan.ops.linear_attention import linear_attention, linear_attention_vjp
     from linscan.ops.linear_attention_step import linear_attention_step
     from linscan.ops.local_attention import local_attention, local_attention_step, local_attention_vjp
+    from linscan.ops.lse_scan import lse_scan, lse_scan_step, lse_scan_vjp
     from linscan.ops.lsim import lsim, lsim_vjp
     from linscan.ops.lti import dlsim, dlsim_step, dlsim_vjp
+    from linscan.ops.max_scan import max_scan, max_scan_step, max_scan_vjp
     from linscan.ops.nplr import diagonal_init, nplr
     from linscan.ops.rnn_scan import rnn_scan, rnn_scan_vjp, rnn_step
     from linscan.ops.scan import scan, scan_step, scan_vjp
@@ -104,6 +118,7 @@ if TYPE_CHECKING:
     from linscan.ops.selective_scan import selective_scan, selective_scan_vjp
     from linscan.ops.selective_step import selective_step
     from linscan.ops.short_conv import short_conv, short_conv_step, short_conv_vjp
+    from linscan.ops.softmax_average import softmax_average, softmax_average_step, softmax_average_vjp
     from linscan.ops.sosfilt import sosfilt, sosfilt_vjp
     from linscan.ops.ssm_kernel import ssm_kernel, ssm_kernel_vjp
     from linscan.ops.ssm_kernel_dense import ssm_kernel_dense, ssm_kernel_dense_vjp

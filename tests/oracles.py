@@ -483,3 +483,24 @@ def delta_rule(q, k, v, beta, g=None, S0=None, w=None, n_householder=1, scale=1,
             stays = S
         o[..., t, :] = scale * np.einsum("...k,...kv->...v", q[..., t, :], S)
     return o, S
+
+
+def grid_scan(q, k, v, transition, source, mark, direct=None, r0=None, d0=None):
+    """One grid, cell by cell, with matrix states on its edges: outputs and the states that leave."""
+    q, k, v, transition, source, mark = (wide(x) for x in (q, k, v, transition, source, mark))
+    width, height = q.shape[:2]
+    state = (q.shape[2], v.shape[2])
+    direct = np.zeros((width, height)) if direct is None else wide(direct)
+    r = np.zeros((height, *state)) if r0 is None else wide(r0)
+    d = np.zeros((width, *state)) if d0 is None else wide(d0)
+    kind = np.result_type(q, k, v, transition, source, mark, direct, r, d)
+    r, d, o = r.astype(kind), d.astype(kind), np.zeros((width, height, state[1]), kind)
+    for x in range(width):
+        for y in range(height):
+            left, up, pair = r[y].copy(), d[x].copy(), np.outer(k[x, y], v[x, y])
+            read = mark[x, y, 0] * left + mark[x, y, 1] * up
+            o[x, y] = q[x, y] @ read + direct[x, y] * (q[x, y] @ k[x, y]) * v[x, y]
+            gates, enters = transition[x, y], source[x, y]
+            r[y] = gates[0, 0] * left + gates[0, 1] * up + enters[0] * pair
+            d[x] = gates[1, 0] * left + gates[1, 1] * up + enters[1] * pair
+    return o, r, d

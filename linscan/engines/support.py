@@ -21,6 +21,9 @@ REAL = "eEfd"
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "block_scan": {"reference": ALL, "cpu": ALL},
+    "lse_scan": {"reference": REAL},
+    "max_scan": {"reference": REAL},
+    "softmax_average": {"reference": REAL},
     "selective_scan": {"reference": ALL},
     "ssm_kernel": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL, "cuda": ALL},
@@ -31,9 +34,10 @@ SUPPORT: dict[str, dict[str, str]] = {
     "sosfilt": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "allpole": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "dlsim": {"reference": ALL, "cpu": ALL, "cuda": ALL},
-    "linear_attention": {"reference": ALL},
+    "linear_attention": {"reference": ALL, "cpu": ALL},
     "delta_rule": {"reference": ALL},
     "dplr_attention": {"reference": ALL},
+    "grid_scan": {"reference": ALL},
     "local_attention": {"reference": REAL, "cpu": REAL},
     "rnn_scan": {"reference": "eEfd"},
 }
@@ -44,6 +48,9 @@ MODULE: dict[str, str] = {
     "lfilter": "filters",
     "sosfilt": "filters",
     "dlsim": "lti",
+    "lse_scan": "semiring_scan",
+    "max_scan": "semiring_scan",
+    "softmax_average": "semiring_scan",
 }
 
 

@@ -1,0 +1,84 @@
+"""What `dplr_attention` and `delta_rule` share: one engine, its directions and resets, and one step by hand.
+
+The delta rule is the case b = k of ``S[t] = diag(e^g[t]) S[t-1] + b[t] (a[t]ᵀ S[t-1]) + k[t] v[t]ᵀ``; engines are told
+by b = None and then have half the products to make.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from linscan import _arrays
+from linscan._arrays import Array
+from linscan.engines import pick
+from linscan.ops.matrix_state import Prepared, is_vector
+
+
+class Terms(NamedTuple):
+    """A problem as engines take it: time forwards, g (…, T, 1) or (…, T, K) or None, S0 with all leading axes."""
+
+    q: Array
+    k: Array
+    v: Array
+    a: Array
+    b: Array | None
+    g: Array | None
+    S0: Array
+
+
+def log_decay(p: Prepared) -> Array | None:
+    """`g` as (…, T, 1) or (…, T, K), -inf where the state is forgotten."""
+    g, reset = p.arrays["g"], p.arrays["reset"]
+    if g is not None and not is_vector(g, p):
+        g = g[..., None]
+    if reset is None:
+        return g
+    real = _arrays.real_dtype(p.state_dtype)
+    return p.xp.where(reset[..., None], real.type(-np.inf), real.type(0) if g is None else g)
+
+
+def unless_reset(p: Prepared, x: Array) -> Array:
+    """`x` (…, T, K), zero where the state is forgotten: nothing is read from it there, and nothing flows back."""
+    reset = p.arrays["reset"]
+    return x if reset is None else p.xp.where(reset[..., None], x.dtype.type(0), x)
+
+
+def run(row: str, p: Prepared, terms: Terms, scale: float, keep: bool, workers: int | None) -> tuple[Any, ...]:
+    """Outputs, final state and, if `keep`, the states before every chunk, by the engine of this row."""
+    return pick(row, p.dtype, terms.q)(*terms, scale=scale, keep=keep, workers=workers)
+
+
+def pullback(row: str, p: Prepared, terms: Terms, states: Any, scale: float, workers: int | None) -> Callable[..., Any]:
+    """The gradients of all terms from those of outputs and final state, by the engine of this row."""
+    back = pick(f"{row}_pullback", p.dtype, terms.q)
+
+    def gradients(do: Array, dS: Array) -> Terms:
+        return Terms(*back(*terms[:6], states, do, dS, scale=scale, workers=workers))
+
+    return gradients
+
+
+def lift(xp: Any, q: Any, vectors: tuple[Any, ...], decay: Any) -> list[Any]:
+    """One step's arguments with a time axis of length 1: queries, keys and values (…, K), a decay (…) or (…, K)."""
+    lifted = [x if x is None or not np.ndim(x) else xp.asarray(x)[..., None, :] for x in (q, *vectors)]
+    if decay is not None and np.ndim(decay):
+        decay = xp.asarray(decay)
+        decay = decay[..., None, :] if decay.ndim == np.ndim(q) else decay[..., None]
+    return [*lifted, decay]
+
+
+def step(p: Prepared, terms: Terms, scale: float) -> tuple[Array, Array]:
+    """The steps of `terms` one after the other in array operations; the output of the last one, and the state."""
+    xp, (q, k, v, a, b, g, S) = p.xp, terms
+    q, k, v, a = (x.astype(p.state_dtype, copy=False) for x in (q, k, v, a))
+    for t in range(v.shape[-2]):
+        read = (a[..., t, None, :] @ S)[..., 0, :]
+        moved = S if g is None else xp.exp(g[..., t, :])[..., None] * S
+        if b is None:
+            S = moved + k[..., t, :, None] * (v[..., t, :] + read)[..., None, :]
+        else:
+            S = moved + k[..., t, :, None] * v[..., t, None, :]
+            S = S + b.astype(p.state_dtype, copy=False)[..., t, :, None] * read[..., None, :]
+    o = (q[..., -1, None, :] @ S)[..., 0, :]
+    return (scale * o).astype(p.dtype, copy=False), S

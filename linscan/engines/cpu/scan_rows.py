@@ -21,7 +21,7 @@ from linscan.engines.cpu.simd import LANES
 
 @jit
 def _steps(a, b, h, p, n, step, c):
-    """`n` plain steps from flat position `p` on."""
+    """`n` plain steps from flat position `p` on. A literal `n` would be compiled for by itself."""
     for _ in range(n):
         c = a[p] * c + b[p]
         h[p] = c
@@ -30,42 +30,25 @@ def _steps(a, b, h, p, n, step, c):
 
 
 @jit
-def _forward(a, b, h, p, n, c):
-    lanes = np.uintp(LANES)
-    for _ in range(n // LANES):
-        fine, prod, local = scan8_forward(a, b, h, p, c)
-        if fine:
-            c = prod * c + local
-        else:
-            c = _steps(a, b, h, p, LANES, np.uintp(1), c)
-        p += lanes
-    return _steps(a, b, h, p, n % LANES, np.uintp(1), c)
-
-
-@jit
-def _backward(a, b, h, p, n, c):
-    lanes, less, down = np.uintp(LANES), np.uintp(LANES - 1), np.uintp(0) - np.uintp(1)
-    for _ in range(n // LANES):
-        fine, prod, local = scan8_backward(a, b, h, p - less, c)
-        if fine:
-            c = prod * c + local
-        else:
-            c = _steps(a, b, h, p, LANES, down, c)
-        p -= lanes
-    return _steps(a, b, h, p, n % LANES, down, c)
-
-
-@jit
 def rows(a, b, h, state, length, reverse):
     """``h[t] = a[t] h[t-1] + b[t]``; `state` (R,) goes from initial to final."""
     mode = flush_subnormals()
+    lanes, less = np.uintp(LANES), np.uintp(LANES - 1)
+    step = np.uintp(0) - np.uintp(1) if reverse else np.uintp(1)
     for i in range(state.size):
         r = state.size - 1 - i if reverse else i
-        p = np.uintp(r * length)
-        if reverse:
-            state[r] = _backward(a, b, h, p + np.uintp(length - 1), length, state[r])
-        else:
-            state[r] = _forward(a, b, h, p, length, state[r])
+        p, c = np.uintp(r * length + (length - 1 if reverse else 0)), state[r]
+        for _ in range(length // LANES):
+            if reverse:
+                fine, prod, local = scan8_backward(a, b, h, p - less, c)
+            else:
+                fine, prod, local = scan8_forward(a, b, h, p, c)
+            if fine:
+                c = prod * c + local
+            else:
+                c = _steps(a, b, h, p, np.int64(LANES), step, c)
+            p += lanes * step
+        state[r] = _steps(a, b, h, p, length % LANES, step, c)
     restore_subnormals(mode)
 
 
@@ -115,7 +98,7 @@ def rows_back(a, h, dh, first, da, db, flow, length, reverse):
                 if fine:
                     c = prod * c + local
                 else:
-                    c = _steps_back(a, h, dh, da, db, p, LANES, step, c)
+                    c = _steps_back(a, h, dh, da, db, p, np.int64(LANES), step, c)
                 p += lanes * step
             rest = (length - 2) % LANES
             c = _steps_back(a, h, dh, da, db, p, rest, step, c)
@@ -174,7 +157,7 @@ def blocks(a, b, h, carries, size, lo, hi, reverse):
                 c = prod * c + local
                 whole, total = prod * whole, prod * total + local
             else:
-                c = _steps(a, b, h, p, LANES, down if reverse else np.uintp(1), c)
+                c = _steps(a, b, h, p, np.int64(LANES), down if reverse else np.uintp(1), c)
                 usable = False
             p = p - lanes if reverse else p + lanes
         c = _steps(a, b, h, p, n % LANES, down if reverse else np.uintp(1), c)

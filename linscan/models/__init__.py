@@ -5,10 +5,13 @@
 
 from linscan.models.bidirectional import Bidirectional
 from linscan.models.block import Block
+from linscan.models.convolutional.hyena import Hyena
+from linscan.models.convolutional.s4 import S4
 from linscan.models.convolutional.s4d import S4D
+from linscan.models.gated.hawk import Hawk
 from linscan.models.gated.lru import LRU
 from linscan.models.gated.s5 import S5
 from linscan.models.layer import Layer, Training
 from linscan.models.stack import Stack
 
-__all__ = ["LRU", "S4D", "S5", "Bidirectional", "Block", "Layer", "Stack", "Training"]
+__all__ = ["LRU", "S4", "S4D", "S5", "Bidirectional", "Block", "Hawk", "Hyena", "Layer", "Stack", "Training"]

@@ -121,6 +121,11 @@ def firsts(reset: Array, reverse: bool) -> Array:
     return xp.concatenate([reset[..., 1:], xp.zeros_like(reset[..., :1])], -1)
 
 
+def affine(params: Params) -> tuple[Array, Array]:
+    """Weights and biases of an ordinary layer."""
+    return params["w"], params["b"]
+
+
 def grads_like(grads: Params, params: Params) -> Params:
     """The gradients that `params` has a place for, each of its parameter's shape and dtype, in its order."""
     return {name: _arrays.grad_like(grads[name], x) for name, x in params.items()}

@@ -7,17 +7,23 @@ import pytest
 
 import linscan
 from linscan import _trees
-from linscan.models import LRU, S4D, S5, Bidirectional, Block, Stack
+from linscan.models import LRU, S4, S4D, S5, Bidirectional, Block, Hawk, Hyena, Stack
 from tests.tolerances import assert_close, stable, transformed
 
 D, T = 3, 23
 MODELS = {
-    **{f"S4D {kind}": S4D(D, 6, kind) for kind in ("lin", "inv", "inv2", "quad", "legs", "real", "dss")},
+    **{f"S4D {kind}": S4D(D, 6, kind) for kind in ("lin", "legs", "real")},
     "S4D bilinear": S4D(D, 6, method="bilinear"),
     "LRU": LRU(D, 5, r_min=0.2, r_max=0.95, max_phase=2.0),
     "S5": S5(D, 8, blocks=2),
     "S5 bilinear": S5(D, 8, method="bilinear", C_init="complex_normal"),
     "S5 bidirectional": S5(D, 8, bidirectional=True, C_init="lecun_normal"),
+    "S4": S4(D, 6),
+    "S4 of rank two": S4(D, 4, "legt"),
+    "Hawk": Hawk(D, 4, heads=2),
+    "Hyena": Hyena(D, T, width=8),
+    "Hyena of order 3": Hyena(D, T, order=3, features=5, width=8),
+    "Hyena with a short window": Hyena(D, 5, width=8),
     "bidirectional S4D": Bidirectional(S4D(D, 4)),
     "block layer norm": Block(S4D(D, 4)),
     "block rms norm at the end": Block(LRU(D, 3, max_phase=2.0), norm="rms", prenorm=False, gate="half_glu1"),
@@ -155,3 +161,42 @@ def test_a_seed_gives_the_same_parameters_and_types(name):
         np.testing.assert_array_equal(x, again[path])
         assert x.dtype in (np.float32, np.complex64)
         assert x.flags.writeable
+
+
+@pytest.mark.parametrize("kind", ["lin", "inv", "inv2", "quad", "legs", "real", "dss"])
+def test_s4d_starts_from_every_initialisation(kind):
+    layer = S4D(D, 6, kind)
+    params = layer.init(np.random.default_rng(3), np.float64)
+    eigenvalues, weights = linscan.diagonal_init(kind, 6)
+    got = -np.exp(params["A_real"]) + 1j * params.get("A_imag", 0)
+    assert_close(got, np.tile(eigenvalues, (D, 1)), 4 * stable(np.float64))
+    assert_close(params["B"], np.tile(weights, (D, 1)), stable(np.float64))
+    a, w = linscan.discretize_diag(eigenvalues, np.exp(params["log_dt"])[:, None])
+    powers = (params["C"] * weights * w)[..., None] * a[..., None] ** np.arange(9)
+    impulse = np.eye(9, 1)[:, [0, 0, 0]]
+    want = (1 if kind == "real" else 2) * powers.sum(1).real.T + impulse * params["D"]
+    assert_close(layer.apply(params, impulse)[0], want, 10 * stable(np.float64))
+
+
+@pytest.mark.parametrize("measure", ["legs", "legt"])
+def test_s4_is_the_bilinear_model_of_its_hippo_matrix(measure):
+    layer = S4(1, 8, measure)
+    params = layer.init(np.random.default_rng(3), np.float64)
+    A, B = linscan.hippo(measure, 8)
+    _, _, _, V = linscan.nplr(measure, 8)
+    if measure == "legt":  # its normal part has no real part, and a layer starts with one of 1e-4
+        A = A - 1e-4 * np.eye(8)
+    a, b = linscan.discretize(A, B, np.exp(params["log_dt"][0]), "bilinear")
+    c = 2 * (params["C"] @ V.conj().T).real
+    want = linscan.ssm_kernel_dense(a, b[:, 0], c[0], 12)[:, None] + np.eye(12, 1) * params["D"]
+    assert_close(layer.apply(params, np.eye(12, 1))[0], want, 1e4 * stable(np.float64))
+
+
+def test_errors_say_who_what_and_what_came(rng):
+    u = np.ones((2, 5, D))
+    with pytest.raises(ValueError, match=r"S4: reset must have shape \(5,\), the same for every row; got \(2, 5\)"):
+        S4(D, 4).apply(S4(D, 4).init(rng), u, reset=np.zeros((2, 5), bool))
+    with pytest.raises(ValueError, match="Hawk: heads must divide the width, 3; got 2"):
+        Hawk(D, heads=2).init(rng)
+    with pytest.raises(ValueError, match="Hyena: order must be at least 2 and features odd; got 1 and 3"):
+        Hyena(D, 5, order=1).init(rng)

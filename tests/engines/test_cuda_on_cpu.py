@@ -112,7 +112,7 @@ def _value(x):
     """The memory a kernel's argument is passed in: an address, a whole number, or a struct."""
     if x is None:
         return np.zeros(1, np.uint64)
-    if isinstance(x, np.ndarray) and x.dtype.kind == "V":
+    if isinstance(x, np.ndarray) and x.dtype.type is np.void:
         return x
     return np.array([x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x], np.int64)
 

@@ -132,6 +132,10 @@ template <class R> __device__ __forceinline__ R shuffle_down(R x, int by) { retu
 template <class R> __device__ __forceinline__ complex<R> shuffle_down(complex<R> x, int by) {
   return {shuffle_down(x.re, by), shuffle_down(x.im, by)};
 }
+template <class R> __device__ __forceinline__ R shuffle_xor(R x, int by) { return __shfl_xor_sync(~0u, x, by); }
+template <class R> __device__ __forceinline__ complex<R> shuffle_xor(complex<R> x, int by) {
+  return {shuffle_xor(x.re, by), shuffle_xor(x.im, by)};
+}
 template <class R> __device__ __forceinline__ R shuffle(R x, int lane) { return __shfl_sync(~0u, x, lane); }
 template <class R> __device__ __forceinline__ complex<R> shuffle(complex<R> x, int lane) {
   return {shuffle(x.re, lane), shuffle(x.im, lane)};

@@ -1,0 +1,151 @@
+// What the kernels of the selective scan share: where things lie, one step's arithmetic, tiles of B and C.
+//
+// A channel's states lie in LANES neighbouring lanes, PER to each; lanes of a warp beyond that are further channels, so
+// that u, dt, z and y, whose channels are neighbours in memory, are read and written without gaps.
+// Rows, and groups of channels that share B and C, have blocks of their own, and so has every chunk of a long time axis.
+#pragma once
+#include "affine.cuh"
+
+template <class S> struct Real { typedef S type; };
+template <class R> struct Real<complex<R>> { typedef R type; };
+
+typedef STORAGE S;
+typedef Compute<S>::type C;
+typedef Real<S>::type SR;
+typedef Real<C>::type R;
+constexpr int WIDE = LANES * PER, CHANNELS = THREADS / LANES;
+constexpr bool PADDED = WIDE != STATES;  // lanes hold states that are none: zero, but for inf * 0
+
+struct Sequence { u64 at; i64 row, time, channel, state; };  // strides in elements; of B and C, `channel` is the group's
+struct Problem {
+  i64 rows, length, channels, groups, chunk, chunks;
+  Sequence u, dt, z, B, C, dy, reset;
+  u64 A, D, bias, h0;  // contiguous, in the dtype of the arithmetic; 0 where there is none
+};
+
+// A thread's place: row, chunk [lo, hi) of time, group, channel and first state.
+struct Spot {
+  i64 row, chunk, lo, hi, group, channel, state;
+  bool mine;  // false for threads past the group's channels: they work on its last channel and write nothing
+
+  __device__ __forceinline__ i64 flat(const Problem& p) const { return row * p.channels + channel; }
+};
+
+__device__ __forceinline__ Spot spot(const Problem& p, i64 block) {
+  const i64 width = p.channels / p.groups, blocks = (width + CHANNELS - 1) / CHANNELS;
+  Spot x;
+  const i64 first = block % blocks * CHANNELS + threadIdx.x / LANES;
+  block /= blocks;
+  x.group = block % p.groups, block /= p.groups;
+  x.row = block % p.rows, x.chunk = block / p.rows;
+  x.lo = x.chunk * p.chunk, x.hi = x.lo + p.chunk < p.length ? x.lo + p.chunk : p.length;
+  x.mine = first < width;
+  x.channel = x.group * width + (x.mine ? first : width - 1);
+  x.state = threadIdx.x % LANES * PER;
+  return x;
+}
+
+template <class T> __device__ __forceinline__ const T* row_of(const Sequence& x, i64 row, i64 channel) {
+  return reinterpret_cast<const T*>(x.at) + row * x.row + channel * x.channel;
+}
+
+__device__ __forceinline__ float real_part(float x) { return x; }
+__device__ __forceinline__ double real_part(double x) { return x; }
+template <class T> __device__ __forceinline__ T real_part(complex<T> x) { return x.re; }
+template <class T> struct From {
+  static __device__ __forceinline__ T real(T x) { return x; }
+};
+template <class T> struct From<complex<T>> {
+  static __device__ __forceinline__ complex<T> real(T x) { return {x, static_cast<T>(0)}; }
+};
+
+// dy, which is real if only the real part of the sum was the output.
+__device__ __forceinline__ C cotangent(const Problem& p, i64 row, i64 channel, i64 t) {
+  return REAL ? From<C>::real(widen(row_of<SR>(p.dy, row, channel)[t * p.dy.time]))
+              : widen(row_of<S>(p.dy, row, channel)[t * p.dy.time]);
+}
+
+// Over the lanes of one channel.
+template <class T> __device__ __forceinline__ T sum_lanes(T x) {
+#pragma unroll
+  for (int by = LANES / 2; by > 0; by /= 2) x = add(x, shuffle_xor(x, by));
+  return x;
+}
+
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float log_one_plus(float x) { return log1pf(x); }
+__device__ __forceinline__ double log_one_plus(double x) { return log1p(x); }
+
+template <class T> __device__ __forceinline__ T sigmoid(T x) {  // overflows nowhere, small where it should be
+  const T e = exponential(x < 0 ? x : -x);
+  return x < 0 ? e / (1 + e) : 1 / (1 + e);
+}
+template <class T> __device__ __forceinline__ T softplus(T x) {
+  return (x > 0 ? x : T(0)) + log_one_plus(exponential(x > 0 ? -x : x));
+}
+__device__ __forceinline__ R step_size(SR dt, R bias) {
+  const R v = widen(dt) + bias;
+  return SOFTPLUS ? softplus(v) : v;
+}
+
+// exp(Δ A). Real eigenvalues come multiplied by log2(e): the card's own exponential is that of two.
+__device__ __forceinline__ float decay(float delta, float a) { return exp2f(delta * a); }
+__device__ __forceinline__ double decay(double delta, double a) { return exp(delta * a); }
+__device__ __forceinline__ complex<float> decay(float delta, complex<float> a) {
+  const float size = expf(delta * a.re);
+  float s, c;
+  sincosf(delta * a.im, &s, &c);
+  return {size * c, size * s};
+}
+__device__ __forceinline__ complex<double> decay(double delta, complex<double> a) {
+  const double size = exp(delta * a.re);
+  double s, c;
+  sincos(delta * a.im, &s, &c);
+  return {size * c, size * s};
+}
+__device__ __forceinline__ float eigenvalue(float a) { return static_cast<float>(1.4426950408889634 * a); }
+template <class T> __device__ __forceinline__ T eigenvalue(T a) { return a; }
+
+__device__ __forceinline__ bool live(const Spot& x, int i) { return !PADDED || x.state + i < STATES; }
+
+// This thread's states of an array (channel, state); zero past the last one.
+__device__ __forceinline__ void take(C (&to)[PER], const C* from, const Problem& p, const Spot& x) {
+#pragma unroll
+  for (int i = 0; i < PER; i++) to[i] = live(x, i) ? from[x.state + i] : Number<C>::make(0);
+}
+__device__ __forceinline__ void give(C* to, const C (&from)[PER], const Problem& p, const Spot& x) {
+#pragma unroll
+  for (int i = 0; i < PER; i++)
+    if (x.mine && live(x, i)) to[x.state + i] = from[i];
+}
+__device__ __forceinline__ void take_eigenvalues(C (&A)[PER], const Problem& p, const Spot& x) {
+  take(A, reinterpret_cast<const C*>(p.A) + x.channel * STATES, p, x);
+#pragma unroll
+  for (int i = 0; i < PER; i++) A[i] = eigenvalue(A[i]);
+}
+
+// COUNT steps of B or C, all states, in the dtype of the arithmetic. A block reads them once for all its channels: first
+// into registers, later into shared memory, so that the wait lies behind other work.
+template <int COUNT> struct Vectors {
+  static constexpr int EACH = (COUNT * WIDE + THREADS - 1) / THREADS;
+  S item[EACH];
+
+  // Step s of the tile is at time first + s, or first - s backwards; steps from `count` on are zero.
+  __device__ __forceinline__ void fetch(const Sequence& from, const Problem& p, const Spot& x, i64 first, i64 count, bool back) {
+    const S* at = row_of<S>(from, x.row, x.group);
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
+      const int index = j * THREADS + threadIdx.x, s = index / WIDE, n = index % WIDE;
+      const bool there = index < COUNT * WIDE && s < count && n < STATES;
+      item[j] = there ? at[(back ? first - s : first + s) * from.time + n * from.state] : Narrow<S>::of(Number<C>::make(0));
+    }
+  }
+  __device__ __forceinline__ void settle(C (&tile)[COUNT][WIDE]) const {
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
+      const int index = j * THREADS + threadIdx.x;
+      if (index < COUNT * WIDE) tile[index / WIDE][index % WIDE] = widen(item[j]);
+    }
+  }
+};

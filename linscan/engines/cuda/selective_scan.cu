@@ -1,0 +1,227 @@
+// h[t] = exp(Δ[t] A) h[t-1] + Δ[t] u[t] B[t],  y[t] = (C[t] h[t] + D u[t]) silu(z[t]),  N states to each channel.
+//
+// A thread runs its channel's states through time, in registers; what comes next is read while this is computed. Long
+// rows are cut into chunks of time: `reduce` runs each from zero, `carry` hands the state from chunk to chunk, `run` runs
+// each again from its true start. Whether a row is cut follows from its length alone, and so do its bits.
+//
+// Bytes moved: u, dt, z, y once (twice but for y and z if cut); B and C once for every block of channels.
+// The exponentials, T D N of them, are what takes the time: a multiprocessor makes 16 of them in a cycle.
+// Limits: 32 PER states of a channel, below 2^31 blocks.
+#ifndef STORAGE  // the launcher's macros, as the tests compile them
+#define STORAGE float
+#define STATES 16
+#define PER 8
+#define LANES 2
+#define THREADS 128
+#define EVERY 32
+#define SOFTPLUS 1
+#define GATED 1
+#define RESETS 1
+#define REAL 1
+#define BACKWARD 0
+#define SOME 1
+#define ALL_STATES 2
+#define KEEP 1
+#endif
+#include "selective.cuh"
+
+constexpr int STEPS = 8;
+
+struct Inputs {
+  SR dt[STEPS], z[STEPS];
+  ::C drive[STEPS];  // u, or dy
+  u32 fresh;
+  Vectors<STEPS> B, C;
+};
+
+// With PULL it is the pullback's flow that runs, backwards in time and driven by g = dy silu(z).
+template <bool PULL, bool OUT>
+__device__ __forceinline__ void fetch(Inputs& in, const Problem& p, const Spot& x, i64 done) {
+  const i64 first = PULL ? x.hi - 1 - done : x.lo + done, left = x.hi - x.lo - done;
+  const SR *dt = row_of<SR>(p.dt, x.row, x.channel), *z = row_of<SR>(p.z, x.row, x.channel);
+  const u8* reset = row_of<u8>(p.reset, x.row, 0);
+  in.fresh = 0;
+#pragma unroll
+  for (int s = 0; s < STEPS; s++) {
+    if (s >= left) break;
+    const i64 t = PULL ? first - s : first + s;
+    in.dt[s] = dt[t * p.dt.time];
+    in.drive[s] = PULL ? cotangent(p, x.row, x.channel, t) : widen(row_of<S>(p.u, x.row, x.channel)[t * p.u.time]);
+    if (GATED && (PULL || OUT)) in.z[s] = z[t * p.z.time];
+    if (RESETS && reset[t * p.reset.time]) in.fresh |= 1u << s;
+  }
+  if (PULL || OUT) in.C.fetch(p.C, p, x, first, left, PULL);
+  if (!PULL) in.B.fetch(p.B, p, x, first, left, false);
+}
+
+struct Shared {
+  C B[2][STEPS][WIDE], C_[2][STEPS][WIDE];
+};
+
+template <bool PULL, bool OUT>
+__device__ __forceinline__ void settle(const Inputs& in, Shared& shared, int buffer) {
+  if (PULL || OUT) in.C.settle(shared.C_[buffer]);
+  if (!PULL) in.B.settle(shared.B[buffer]);
+}
+
+struct Results {
+  void* y;
+  C *kept, *last;
+};
+
+// One step of this thread's states.
+template <bool PULL>
+__device__ __forceinline__ void advance(C (&h)[PER], const C (&A)[PER], const C* vector, R delta, C x, bool fresh) {
+#pragma unroll
+  for (int i = 0; i < PER; i++) {
+    const C a = decay(delta, A[i]);
+    if (PULL) {
+      const C next = mul(conj(a), add(h[i], mul(conj(vector[i]), x)));
+      h[i] = RESETS && fresh ? Number<C>::make(0) : next;
+    } else {
+      const C input = mul(x, vector[i]);
+      h[i] = RESETS && fresh ? input : mul_add(a, h[i], input);
+    }
+  }
+}
+
+__device__ __forceinline__ void put_output(void* y, i64 index, C s) {
+  if (REAL) static_cast<SR*>(y)[index] = Narrow<SR>::of(real_part(s));
+  else static_cast<S*>(y)[index] = Narrow<S>::of(s);
+}
+
+// A chunk on its way: the states, and what of its past the carry has to know.
+struct Walker {
+  C h[PER], A[PER], skip;
+  R bias, sum;
+  bool cut;
+};
+
+template <bool PULL, bool OUT, bool FULL>
+__device__ __forceinline__ void steps(Walker& w, const Inputs& in, int count, const C (&B)[STEPS][WIDE], const C (&C_)[STEPS][WIDE],
+                                      const Problem& p, const Spot& x, i64 first, const Results& out) {
+#pragma unroll
+  for (int s = 0; s < STEPS; s++) {
+    if (!FULL && s >= count) break;
+    const R delta = step_size(in.dt[s], w.bias), z = GATED && (PULL || OUT) ? widen(in.z[s]) : R(0);
+    const bool fresh = RESETS && (in.fresh >> s & 1u);
+    const C u = in.drive[s];
+    w.sum += delta, w.cut = w.cut || fresh;
+    if (PULL) advance<true>(w.h, w.A, C_[s] + x.state, delta, GATED ? mul(z * sigmoid(z), u) : u, fresh);
+    else advance<false>(w.h, w.A, B[s] + x.state, delta, mul(delta, u), fresh);
+    if (!OUT) continue;
+    C total = Number<C>::make(0);
+#pragma unroll
+    for (int i = 0; i < PER; i++)
+      if (live(x, i)) total = mul_add(C_[s][x.state + i], w.h[i], total);
+    total = mul_add(w.skip, u, sum_lanes(total));
+    if (GATED) total = mul(z * sigmoid(z), total);
+    const i64 index = (x.row * p.length + first + s) * p.channels + x.channel;
+    if (x.mine && x.state == 0) put_output(out.y, index, total);
+    if (KEEP == ALL_STATES) give(out.kept + index * STATES, w.h, p, x);
+  }
+}
+
+// Through the chunk, what comes next being read while this is computed.
+template <bool PULL, bool OUT>
+__device__ __forceinline__ void through(Walker& w, const Problem& p, const Spot& x, const Results& out, Shared& shared) {
+  take_eigenvalues(w.A, p, x);
+  w.bias = p.bias ? reinterpret_cast<const R*>(p.bias)[x.channel] : R(0);
+  w.skip = OUT && p.D ? reinterpret_cast<const C*>(p.D)[x.channel] : Number<C>::make(0);
+  w.sum = 0, w.cut = false;
+  const i64 length = x.hi - x.lo, kept = (p.length + EVERY - 1) / EVERY;
+  Inputs now, next;
+  fetch<PULL, OUT>(now, p, x, 0);
+  settle<PULL, OUT>(now, shared, 0);
+  __syncthreads();
+#pragma unroll 1
+  for (i64 done = 0; done < length; done += STEPS) {
+    const int buffer = static_cast<int>(done / STEPS) & 1;
+    const bool full = length - done >= STEPS;
+    const i64 first = x.lo + done;
+    if (done + STEPS < length) fetch<PULL, OUT>(next, p, x, done + STEPS);
+    if (OUT && KEEP == SOME && first % EVERY == 0)
+      give(out.kept + ((x.row * kept + first / EVERY) * p.channels + x.channel) * STATES, w.h, p, x);
+    if (full) steps<PULL, OUT, true>(w, now, STEPS, shared.B[buffer], shared.C_[buffer], p, x, first, out);
+    else steps<PULL, OUT, false>(w, now, static_cast<int>(length - done), shared.B[buffer], shared.C_[buffer], p, x, first, out);
+    if (done + STEPS < length) {
+      settle<PULL, OUT>(next, shared, buffer ^ 1);
+      now = next;
+    }
+    __syncthreads();
+  }
+}
+
+// What a chunk leaves that began with zero, the sum of its step sizes, and whether it forgot what came before.
+extern "C" __global__ void __launch_bounds__(THREADS)
+reduce(const __grid_constant__ Problem p, C* ends, R* sums, u8* cuts) {
+  __shared__ Shared shared;
+  const Spot x = spot(p, blockIdx.x);
+  Walker w;
+#pragma unroll
+  for (int i = 0; i < PER; i++) w.h[i] = Number<C>::make(0);
+  through<BACKWARD, false>(w, p, x, Results(), shared);
+  const i64 slot = x.chunk * p.rows * p.channels + x.flat(p);
+  give(ends + slot * STATES, w.h, p, x);
+  if (x.mine && x.state == 0) sums[slot] = w.sum, cuts[slot] = w.cut;
+}
+
+// Through the chunk step by step: what the plain loop makes of this state.
+__device__ __noinline__ C walk(const Problem& p, i64 row, i64 chunk, i64 channel, i64 n, C h) {
+  const i64 lo = chunk * p.chunk, hi = lo + p.chunk < p.length ? lo + p.chunk : p.length;
+  const C A = eigenvalue(reinterpret_cast<const C*>(p.A)[channel * STATES + n]);
+  const R bias = p.bias ? reinterpret_cast<const R*>(p.bias)[channel] : R(0);
+  const Sequence& vectors = BACKWARD ? p.C : p.B;
+  const S* vector = row_of<S>(vectors, row, channel / (p.channels / p.groups));
+#pragma unroll 1
+  for (i64 s = 0; s < hi - lo; s++) {
+    const i64 t = BACKWARD ? hi - 1 - s : lo + s;
+    const R delta = step_size(row_of<SR>(p.dt, row, channel)[t * p.dt.time], bias);
+    const bool fresh = RESETS && row_of<u8>(p.reset, row, 0)[t * p.reset.time];
+    const C v = widen(vector[t * vectors.time + n * vectors.state]), a = decay(delta, A);
+    if (BACKWARD) {
+      const C dy = cotangent(p, row, channel, t);
+      const R z = GATED ? widen(row_of<SR>(p.z, row, channel)[t * p.z.time]) : R(0);
+      const C next = mul(conj(a), add(h, mul(conj(v), GATED ? mul(z * sigmoid(z), dy) : dy)));
+      h = fresh ? Number<C>::make(0) : next;
+    } else {
+      const C input = mul(mul(delta, widen(row_of<S>(p.u, row, channel)[t * p.u.time])), v);
+      h = fresh ? input : mul_add(a, h, input);
+    }
+  }
+  return h;
+}
+
+// From chunk to chunk, one thread to a state: `ends` becomes what enters each chunk. Where a chunk's decay is no tame
+// number, or the states are not finite, the chunk is walked.
+extern "C" __global__ void carry(const __grid_constant__ Problem p, C* ends, const R* sums, const u8* cuts, const C* first) {
+  const i64 all = p.rows * p.channels * STATES, index = blockIdx.x * i64(blockDim.x) + threadIdx.x;
+  if (index >= all) return;
+  const i64 flat = index / STATES, n = index % STATES, channel = flat % p.channels, row = flat / p.channels;
+  const C A = eigenvalue(reinterpret_cast<const C*>(p.A)[channel * STATES + n]);
+  C h = first ? first[index] : Number<C>::make(0);
+  for (i64 k = 0; k < p.chunks; k++) {
+    const i64 chunk = BACKWARD ? p.chunks - 1 - k : k, slot = chunk * p.rows * p.channels + flat;
+    const C end = ends[slot * STATES + n];
+    ends[slot * STATES + n] = h;
+    C a = decay(sums[slot], A);
+    if (BACKWARD) a = conj(a);
+    if (RESETS && cuts[slot]) h = end;
+    else if (is_tame(a) && is_finite(h) && is_finite(end)) h = mul_add(a, h, end);
+    else h = walk(p, row, chunk, channel, n, h);
+  }
+}
+
+// `starts` is what enters each chunk; without it a row is one chunk that starts with h0.
+extern "C" __global__ void __launch_bounds__(THREADS)
+run(const __grid_constant__ Problem p, const C* starts, void* y, C* kept, C* last) {
+  __shared__ Shared shared;
+  const Spot x = spot(p, blockIdx.x);
+  Walker w;
+#pragma unroll
+  for (int i = 0; i < PER; i++) w.h[i] = Number<C>::make(0);
+  if (starts) take(w.h, starts + (x.chunk * p.rows * p.channels + x.flat(p)) * STATES, p, x);
+  else if (p.h0) take(w.h, reinterpret_cast<const C*>(p.h0) + x.flat(p) * STATES, p, x);
+  through<false, true>(w, p, x, {y, kept, last}, shared);
+  if (x.hi == p.length) give(last + x.flat(p) * STATES, w.h, p, x);
+}

@@ -1,0 +1,180 @@
+"""The selective scan on the GPU: how states lie in lanes, how time is cut, and the launches.
+
+What a result's bits depend on follows from the length and the number of states alone, never from the other rows.
+"""
+
+from typing import Any
+
+import cupy
+import numpy as np
+
+from linscan._arrays import Array, real_dtype
+from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda.capture import held
+from linscan.engines.reference import selective_scan as reference
+
+_EVERY = 32  # steps between the states the pullback wants
+_WHOLE = 8192  # steps of the longest row that is not cut
+_CHUNK = 2048  # steps of a chunk of a longer one
+_SHARED = 48 << 10  # bytes of shared memory every card gives a block
+_PER = {False: 8, True: 4}  # states in a lane at first, in the scan and in its pullback
+_SUB = 4  # steps the pullback holds in shared memory
+_OPERANDS = ("u", "dt", "z", "B", "C", "dy", "reset")
+_SEQUENCE = np.dtype([("at", "u8"), ("row", "i8"), ("time", "i8"), ("channel", "i8"), ("state", "i8")])
+_PROBLEM = np.dtype(
+    [(name, "i8") for name in ("rows", "length", "channels", "groups", "chunk", "chunks")]
+    + [(name, _SEQUENCE) for name in _OPERANDS]
+    + [(name, "u8") for name in ("A", "D", "bias", "h0")]
+)
+_GRADIENTS = np.dtype([(name, "u8") for name in ("du", "ddt", "dz", "dA", "dD", "bias", "vectors", "first")])
+
+
+def selective_scan(u, dt, A, B, C, D, z, dt_bias, h0, *, keep, dt_softplus, reverse, reset, real, workers):
+    """``(y, h_last, kept)``; see `linscan.engines.reference.selective_scan`."""
+    rows, length, channels = u.shape
+    states = A.shape[1]
+    options = {"dt_softplus": dt_softplus, "reverse": reverse, "reset": reset, "real": real, "workers": workers}
+    macros = _macros(u, A, z, reset, dt_softplus, real, keep, backward=False)
+    if macros is None or not u.size:
+        return reference.selective_scan(u, dt, A, B, C, D, z, dt_bias, h0, keep=keep, **options)
+    with u.device:
+        y = cupy.empty(u.shape, real_dtype(u.dtype) if real else u.dtype)
+        last = cupy.empty((rows, channels, states), A.dtype)
+        records = {"all": length, "some": -(-length // _EVERY)}.get(keep)
+        kept = None if records is None else cupy.empty((rows, records, channels, states), A.dtype)
+        p, alive = _problem(u, dt, A, B, C, D, z, dt_bias, h0, reset, None, reverse)
+        starts = _chunk_states(p, u.dtype, A.dtype, macros, alive.get("h0"))
+        _run("selective_scan.cu", "run", p, u.dtype, macros, starts, y, kept, last)
+        if keep == "some":
+            return _forwards(y, reverse), last, held(kept)
+    return _forwards(y, reverse), last, _forwards(kept, reverse)
+
+
+def selective_scan_pullback(
+    u, dt, A, B, C, D, z, dt_bias, h0, kept, dy, dh, *, dt_softplus, reverse, reset, real, workers
+):
+    """The gradients of all nine arrays; see `linscan.engines.reference.selective_scan`."""
+    rows, length, channels = u.shape
+    states, groups = A.shape[1], B.shape[2]
+    options = {"dt_softplus": dt_softplus, "reverse": reverse, "reset": reset, "real": real, "workers": workers}
+    macros = _macros(u, A, z, reset, dt_softplus, real, "last", backward=True)
+    if macros is None or not u.size or isinstance(kept, list):
+        return reference.selective_scan_pullback(u, dt, A, B, C, D, z, dt_bias, h0, kept, dy, dh, **options)
+    with u.device:
+        p, alive = _problem(u, dt, A, B, C, D, z, dt_bias, None, reset, dy, reverse)
+        compute, chunks = A.dtype, int(p["chunks"][0])
+        alive["dh"] = cupy.ascontiguousarray(dh.astype(compute, copy=False))
+        flows = _chunk_states(p, u.dtype, compute, macros, alive["dh"])
+        flows = alive["dh"] if flows is None else flows
+        du, ddt = cupy.empty(u.shape, u.dtype), cupy.empty(u.shape, dt.dtype)
+        dz = None if z is None else cupy.empty(u.shape, z.dtype)
+        each = rows * channels
+        dA, dD = scratch(chunks * each * states, compute), scratch(chunks * each, compute)
+        bias, first = scratch(chunks * each, real_dtype(compute)), cupy.empty((rows, channels, states), compute)
+        blocks = _blocks(p, macros)
+        vectors = scratch(blocks * rows * length * groups * 2 * states, compute)
+        outputs = (du, ddt, dz, dA, dD, bias, vectors, first)
+        struct = np.array([tuple(0 if x is None else x.data.ptr for x in outputs)], _GRADIENTS)
+        _run("selective_scan_back.cu", "run", p, u.dtype, macros, kept, flows, _bytes(struct))
+        vectors = _total(vectors, blocks, (rows, length, groups, 2, states), u.dtype, macros)
+        dA = _total(dA, chunks, (rows, channels, states), u.dtype, macros)
+        dD = _total(dD, chunks, (rows, channels), u.dtype, macros)
+        bias = bias.reshape(chunks, rows, channels)
+        dbias = sum((bias[k] for k in range(1, chunks)), start=bias[0])
+        du, ddt, dz, vectors = (_forwards(x, reverse) for x in (du, ddt, dz, vectors))
+    return (
+        *(du, ddt, dA, vectors[..., 0, :], vectors[..., 1, :], None if D is None else dD, dz),
+        None if dt_bias is None else dbias,
+        None if h0 is None else first,
+    )
+
+
+def _forwards(x: Array | None, reverse: bool) -> Array | None:
+    """What was made in the order of the scan, in the order of time."""
+    return x if x is None or not reverse else x[:, ::-1]
+
+
+def _macros(u, A, z, reset, dt_softplus, real, keep, *, backward: bool) -> tuple[tuple[str, int], ...] | None:
+    """The variant to compile; None for more states than a warp holds or more than fit in shared memory."""
+    states, size = A.shape[1], A.dtype.itemsize
+    if not states:
+        return None
+    per = min(_PER[backward], 1 << (states - 1).bit_length())
+    while 32 * per < states:
+        per *= 2
+    lanes = 1 << (-(-states // per) - 1).bit_length()
+    threads = 128
+    while threads > 32 and _shared(threads, lanes * per, per, size, backward) > _SHARED:
+        threads //= 2
+    if _shared(threads, lanes * per, per, size, backward) > _SHARED:
+        return None
+    names = {"STATES": states, "PER": per, "LANES": lanes, "THREADS": threads, "EVERY": _EVERY, "SOFTPLUS": dt_softplus}
+    names |= {"GATED": z is not None, "RESETS": reset is not None, "REAL": real, "BACKWARD": backward}
+    names |= {"SOME": 1, "ALL_STATES": 2, "KEEP": {"last": 0, "some": 1, "all": 2}[keep]}
+    return tuple((name, int(value)) for name, value in names.items())
+
+
+def _shared(threads: int, wide: int, per: int, size: int, backward: bool) -> int:
+    if not backward:
+        return 4 * 8 * wide * size
+    held = (_EVERY // _SUB + 2 * _SUB) * per * threads
+    return (held + 2 * _SUB * wide + threads // 32 * _SUB * 2 * wide) * size
+
+
+def _problem(u, dt, A, B, C, D, z, dt_bias, h0, reset, dy, reverse) -> tuple[np.ndarray, dict[str, Any]]:
+    """The struct ``Problem`` of selective.cuh, and the arrays it points to, to be kept alive until the launches."""
+    rows, length, channels = u.shape
+    p = np.zeros(1, _PROBLEM)
+    chunk = length if length <= _WHOLE else _CHUNK
+    p["rows"], p["length"], p["channels"], p["groups"] = rows, length, channels, B.shape[2]
+    p["chunk"], p["chunks"] = chunk, -(-length // chunk)
+    sequences = {"u": u, "dt": dt, "z": z, "B": B, "C": C, "dy": dy}
+    sequences |= {"reset": None if reset is None else reset.view(np.uint8)[:, :, None]}
+    alive = {name: x[:, ::-1] if reverse else x for name, x in sequences.items() if x is not None}
+    for name, x in alive.items():
+        steps = [step // x.itemsize for step in x.strides]
+        p[name] = np.array((x.data.ptr, *steps, *(0,) * (4 - len(steps))), _SEQUENCE)
+    for name, x in (("A", A), ("D", D), ("bias", dt_bias), ("h0", h0)):
+        if x is not None:
+            alive[name] = cupy.ascontiguousarray(x)
+            p[name] = alive[name].data.ptr
+    return p, alive
+
+
+def _chunk_states(p, dtype, compute, macros, first) -> Array | None:
+    """What enters each chunk, states or the pullback's flow, if `first` enters the row; None if that is one chunk."""
+    chunks, each = int(p["chunks"][0]), int(p["rows"][0] * p["channels"][0])
+    states = dict(macros)["STATES"]
+    if chunks == 1:
+        return None
+    ends, cuts = scratch(chunks * each * states, compute), scratch(chunks * each, np.uint8)
+    sums = scratch(chunks * each, real_dtype(compute))
+    _run("selective_scan.cu", "reduce", p, dtype, macros, ends, sums, cuts)
+    carry = kernel("selective_scan.cu", "carry", dtype.name, *macros)
+    carry((-(-each * states // 128),), (128,), (_bytes(p), ends, sums, cuts, first))
+    return ends
+
+
+def _blocks(p, macros) -> int:
+    """Blocks that share a group's channels."""
+    sizes = dict(macros)
+    return -(-int(p["channels"][0] // p["groups"][0]) // (sizes["THREADS"] // sizes["LANES"]))
+
+
+def _run(source, name, p, dtype, macros, *arguments) -> None:
+    grid = int(p["chunks"][0] * p["rows"][0] * p["groups"][0]) * _blocks(p, macros)
+    kernel(source, name, dtype.name, *macros)((grid,), (dict(macros)["THREADS"],), (_bytes(p), *arguments))
+
+
+def _total(parts: Array, count: int, shape: tuple[int, ...], dtype, macros) -> Array:
+    if count == 1:
+        return parts.reshape(shape)
+    out = cupy.empty(shape, parts.dtype)
+    run = kernel("selective_scan_back.cu", "total", dtype.name, *macros)
+    run((-(-out.size // 128),), (128,), (parts, out, count, out.size))
+    return out
+
+
+def _bytes(struct: np.ndarray) -> np.ndarray:
+    """As plain bytes: CuPy asks an array to describe its fields at every launch, which is slow."""
+    return struct.view(f"V{struct.dtype.itemsize}")

@@ -53,6 +53,8 @@ _HOME = {
     "max_scan": "ops.max_scan",
     "max_scan_step": "ops.max_scan",
     "max_scan_vjp": "ops.max_scan",
+    "newton_scan": "ops.newton_scan",
+    "newton_scan_vjp": "ops.newton_scan",
     "nplr": "ops.nplr",
     "rnn_scan": "ops.rnn_scan",
     "rnn_scan_vjp": "ops.rnn_scan",
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
     from linscan.ops.lsim import lsim, lsim_vjp
     from linscan.ops.lti import dlsim, dlsim_step, dlsim_vjp
     from linscan.ops.max_scan import max_scan, max_scan_step, max_scan_vjp
+    from linscan.ops.newton_scan import newton_scan, newton_scan_vjp
     from linscan.ops.nplr import diagonal_init, nplr
     from linscan.ops.rnn_scan import rnn_scan, rnn_scan_vjp, rnn_step
     from linscan.ops.scan import scan, scan_step, scan_vjp

@@ -32,6 +32,14 @@ def contracting(dtype: object) -> float:
     return 16 * eps(dtype)
 
 
+def residual(dtype: object) -> float:
+    """Norm-wise error of a recurrence that forgets, solved until its residual is 64 eps of the arithmetic."""
+    # States that decay by 0.9 or faster sum up to 1 / (1 - 0.9) residuals, were they all as large as allowed: ten. The
+    # 16-bit types solve in float32 and round once.
+    name = getattr(dtype, "name", None) or dtype
+    return 640 * eps("float32" if name in _STORAGE else dtype) + (contracting(dtype) if name in _STORAGE else 0)
+
+
 def filtered(dtype: object, a: object) -> float:
     """Norm-wise error of a filter with the denominator `a` (1-D), against a wide loop or another order of its sums."""
     # A rounding of relative size eps enters every state at every step and comes out through 1/a: at most the sum of its

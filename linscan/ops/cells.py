@@ -56,13 +56,11 @@ class Cell:
         if diagonal is not None:
             self.diagonal = bool(diagonal)
 
-    def step(self, x: Array, y: Array, s: Array, w: Array | None) -> Array:
+    def step(self, x: Array, y: Array, s: Array, w: Any) -> Array:
         """The state after the step."""
         raise NotImplementedError
 
-    def step_vjp(
-        self, x: Array, y: Array, s: Array, w: Array | None, ds: Array
-    ) -> tuple[Array, Array, Array, Array | None]:
+    def step_vjp(self, x: Array, y: Array, s: Array, w: Any, ds: Array) -> tuple[Array, Array, Array, Array | None]:
         """Gradients of x, y, s and w, where `ds` is that of the state after the step."""
         raise NotImplementedError
 
@@ -93,11 +91,11 @@ class Elman(Cell):
 
     name = "elman"
 
-    def step(self, x: Array, y: Array, s: Array, w: Array | None) -> Array:
+    def step(self, x: Array, y: Array, s: Array, w: Any) -> Array:
         """See `Cell.step`."""
         return namespace(x).tanh(x + y)
 
-    def step_vjp(self, x: Array, y: Array, s: Array, w: Array | None, ds: Array) -> Any:
+    def step_vjp(self, x: Array, y: Array, s: Array, w: Any, ds: Array) -> Any:
         """See `Cell.step_vjp`."""
         xp = namespace(x)
         dx = (1 - xp.tanh(x + y) ** 2) * ds
@@ -110,11 +108,11 @@ class Leaky(Cell):
     name = "leaky"
     weights = 1
 
-    def step(self, x: Array, y: Array, s: Array, w: Array | None) -> Array:
+    def step(self, x: Array, y: Array, s: Array, w: Any) -> Array:
         """See `Cell.step`."""
         return (1 - w) * s + w * namespace(x).tanh(x + y)
 
-    def step_vjp(self, x: Array, y: Array, s: Array, w: Array | None, ds: Array) -> Any:
+    def step_vjp(self, x: Array, y: Array, s: Array, w: Any, ds: Array) -> Any:
         """See `Cell.step_vjp`."""
         n = namespace(x).tanh(x + y)
         dx = (1 - n * n) * w * ds
@@ -144,11 +142,11 @@ class AlmostLinear(Cell):
         super().__init__(diagonal)
         self.relu = relu
 
-    def step(self, x: Array, y: Array, s: Array, w: Array | None) -> Array:
+    def step(self, x: Array, y: Array, s: Array, w: Any) -> Array:
         """See `Cell.step`."""
         return w * s + (x + y)
 
-    def step_vjp(self, x: Array, y: Array, s: Array, w: Array | None, ds: Array) -> Any:
+    def step_vjp(self, x: Array, y: Array, s: Array, w: Any, ds: Array) -> Any:
         """See `Cell.step_vjp`."""
         return ds, ds, w * ds, s * ds
 

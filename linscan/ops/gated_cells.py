@@ -20,19 +20,19 @@ class LSTM(Cell):
     gates = 4
     states = 2
 
-    def _forward(self, x: Array, y: Array, s: Array, w: Array | None) -> tuple[Array, ...]:
+    def _forward(self, x: Array, y: Array, s: Array, w: Any) -> tuple[Array, ...]:
         xp, g, c = namespace(x), _rows(x + y), s[..., 1, :]
         i, f = sigmoid(_add(g[0], w, 0, c)), sigmoid(_add(g[1], w, 1, c))
         z = xp.tanh(g[2])
         new = f * c + i * z
         return i, f, z, sigmoid(_add(g[3], w, 2, new)), new, xp.tanh(new)
 
-    def step(self, x: Array, y: Array, s: Array, w: Array | None) -> Array:
+    def step(self, x: Array, y: Array, s: Array, w: Any) -> Array:
         """See `Cell.step`."""
         *_, o, c, t = self._forward(x, y, s, w)
         return _stack(o * t, c)
 
-    def step_vjp(self, x: Array, y: Array, s: Array, w: Array | None, ds: Array) -> Any:
+    def step_vjp(self, x: Array, y: Array, s: Array, w: Any, ds: Array) -> Any:
         """See `Cell.step_vjp`."""
         i, f, z, o, new, t = self._forward(x, y, s, w)
         (dh, dc), c = _rows(ds), s[..., 1, :]
@@ -74,18 +74,18 @@ class ParaLSTM(Cell):
     weights = 2
     diagonal = True
 
-    def _forward(self, x: Array, y: Array, s: Array, w: Array | None) -> tuple[Array, ...]:
+    def _forward(self, x: Array, y: Array, s: Array, w: Any) -> tuple[Array, ...]:
         xp, g, c = namespace(x), _rows(x + y), s[..., 1, :]
         f, z = sigmoid(_add(g[0], w, 0, c)), xp.tanh(g[1])
         new = f * c + (1 - f) * z
         return f, z, sigmoid(_add(g[2], w, 1, new)), new, xp.tanh(new)
 
-    def step(self, x: Array, y: Array, s: Array, w: Array | None) -> Array:
+    def step(self, x: Array, y: Array, s: Array, w: Any) -> Array:
         """See `Cell.step`."""
         *_, o, c, t = self._forward(x, y, s, w)
         return _stack(o * t, c)
 
-    def step_vjp(self, x: Array, y: Array, s: Array, w: Array | None, ds: Array) -> Any:
+    def step_vjp(self, x: Array, y: Array, s: Array, w: Any, ds: Array) -> Any:
         """See `Cell.step_vjp`."""
         f, z, o, new, t = self._forward(x, y, s, w)
         (dh, dc), c = _rows(ds), s[..., 1, :]
@@ -113,12 +113,12 @@ class GRU(Cell):
         r, z, y_n = sigmoid(x[..., 0, :] + y[..., 0, :]), x[..., 1, :] + y[..., 1, :], y[..., 2, :]
         return r, sigmoid(self.sign * z), namespace(x).tanh(x[..., 2, :] + r * y_n), y_n
 
-    def step(self, x: Array, y: Array, s: Array, w: Array | None) -> Array:
+    def step(self, x: Array, y: Array, s: Array, w: Any) -> Array:
         """See `Cell.step`."""
         _, keep, n, _ = self._forward(x, y)
         return (keep * s[..., 0, :] + (1 - keep) * n)[..., None, :]
 
-    def step_vjp(self, x: Array, y: Array, s: Array, w: Array | None, ds: Array) -> Any:
+    def step_vjp(self, x: Array, y: Array, s: Array, w: Any, ds: Array) -> Any:
         """See `Cell.step_vjp`."""
         r, keep, n, y_n = self._forward(x, y)
         dh = ds[..., 0, :]
@@ -166,12 +166,12 @@ class SLSTM(Cell):
         p, z = sigmoid(g[0] - kept), xp.tanh(g[2])
         return p, z, sigmoid(g[3]), r + p * (z - r), xp.logaddexp(kept, g[0]), g[1]
 
-    def step(self, x: Array, y: Array, s: Array, w: Array | None) -> Array:
+    def step(self, x: Array, y: Array, s: Array, w: Any) -> Array:
         """See `Cell.step`."""
         _, _, o, r, log_n, _ = self._forward(x, y, s)
         return _stack(o * r, r, log_n)
 
-    def step_vjp(self, x: Array, y: Array, s: Array, w: Array | None, ds: Array) -> Any:
+    def step_vjp(self, x: Array, y: Array, s: Array, w: Any, ds: Array) -> Any:
         """See `Cell.step_vjp`."""
         p, z, o, new, _, f = self._forward(x, y, s)
         dh, dr, dl = _rows(ds)
@@ -190,7 +190,7 @@ def _stack(*rows: Array) -> Array:
     return namespace(rows[0]).stack(rows, axis=-2)
 
 
-def _add(g: Array, w: Array | None, row: int, c: Array) -> Array:
+def _add(g: Array, w: Any, row: int, c: Array) -> Array:
     """`g` with a peephole's share, where there is one."""
     return g if w is None else g + w[..., row, :] * c
 

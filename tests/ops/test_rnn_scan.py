@@ -264,9 +264,7 @@ def test_result_dtype_and_errors(rng):
         linscan.rnn_scan("ltsm", x, R)
     with pytest.raises(TypeError, match=r"rnn_scan: cell must be a name or a .*; got int"):
         linscan.rnn_scan(3, x, R)
-    with pytest.raises(
-        ValueError, match=r"rnn_scan: x must be \(…, T, G, d\) with G = 3 and d = 3; got \(2, 5, 4"
-    ):
+    with pytest.raises(ValueError, match=r"rnn_scan: x must be \(…, T, G, d\) with G = 3 and d = 3; got \(2, 5, 4"):
         linscan.rnn_scan("gru", x, R)
     with pytest.raises(ValueError, match=r"rnn_scan: R must be \(…, G, d, d\) with G = 4 and d = 3; got \(4, 3\)"):
         linscan.rnn_scan("lstm", x, R[:, 0])

@@ -12,8 +12,8 @@ def rnn_scan(r: Any, *, reverse: bool, keep: bool, workers: Any) -> tuple[Array,
     xp, compute = namespace(r.x), accum_dtype(r.x.dtype)
     *lead, T, G, d = r.x.shape
     h = xp.empty((*lead, T, d), r.x.dtype)
-    states = xp.empty((*lead, T, r.cell.states, d), compute) if keep else None
-    ys = xp.empty((*lead, T, G, d), compute) if keep else None
+    states = xp.empty((*lead, T if keep else 0, r.cell.states, d), compute)
+    ys = xp.empty((*lead, T if keep else 0, G, d), compute)
     s = xp.asarray(r.s0)
     with np.errstate(all="ignore"):
         for t in _times(T, reverse):

@@ -1,6 +1,6 @@
 """`selective_scan` and its pullback on the GPU, of the sizes Mamba's own kernel was measured on.
 
-Bytes are those of u, dt and y (of u, dt, dy, du and ddt for the pullback), B and C being small beside them. The floor is
+Bytes are those of u, dt and y, of u, dt, dy, du and ddt for the pullback, beside which B and C are small. The floor is
 another: T D N exponentials, twice in the pullback, of which a multiprocessor makes 16 at each tick.
 """
 

@@ -1,4 +1,6 @@
-"""Small runs of the selective scan's GPU kernels, for compute-sanitizer python -m tests.engines.sanitize_cuda_selective.
+"""Small runs of the selective scan's GPU kernels, to be watched by compute-sanitizer.
+
+    compute-sanitizer --tool memcheck python -m tests.engines.sanitize_cuda_selective      (and --tool racecheck)
 
 Memory comes straight from the driver, not from CuPy's pool: an access past an array's end is past an allocation.
 """

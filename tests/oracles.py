@@ -52,6 +52,39 @@ def block_scan(A, b, h0=None, reverse=False, reset=None):
     return h
 
 
+# lse_scan, max_scan, softmax_average
+
+
+def semiring_scan(join, a, b, h0=None, axis=-1, reverse=False, reset=None):
+    """h[t] = join(a[t] + h[t-1], b[t]) from minus infinity, element by element."""
+    a, b = np.broadcast_arrays(wide(a), wide(b))
+    reset = np.moveaxis(np.broadcast_to(False if reset is None else reset, b.shape), axis, 0)
+    a, b = np.moveaxis(a, axis, 0), np.moveaxis(b, axis, 0)
+    h0 = np.broadcast_to(-np.inf if h0 is None else wide(h0), b.shape[1:])
+    h = np.empty(b.shape)
+    for index in np.ndindex(b.shape[1:]):
+        state = h0[index]
+        for t in reversed(range(len(b))) if reverse else range(len(b)):
+            at = (t, *index)
+            state = b[at] if reset[at] else join(a[at] + state, b[at])
+            h[at] = state
+    return np.moveaxis(h, 0, axis)
+
+
+def softmax_average(s, v, w, z0=-np.inf, y0=0.0):
+    """One row of scores, values and log-decays: the softmax over all earlier steps, and the state as one more."""
+    s, v = np.concatenate([[z0], wide(s)]), np.concatenate([[y0], wide(v)])
+    w, y, z = np.concatenate([[0.0], wide(w)]), [], []
+    for t in range(1, len(s)):
+        scores = np.array([s[r] + w[r + 1 : t + 1].sum() for r in range(t + 1)])
+        there = scores > -np.inf
+        top = scores.max() if there.any() else 0.0
+        e = np.exp(scores[there] - top)
+        y.append(e @ v[: t + 1][there] / e.sum() if there.any() else 0.0)
+        z.append(top + np.log(e.sum()) if there.any() else -np.inf)
+    return np.array(y), np.array(z)
+
+
 # discretize, hippo
 
 

@@ -82,6 +82,13 @@ def averaged(dtype: object, width: int, window: int) -> float:
     return summed(dtype, width) + summed(dtype, window)
 
 
+def logarithms(dtype: object, size: float) -> float:
+    """Absolute error of a running logarithm of sums of exponentials of numbers up to `size`; of its weights as well."""
+    # Each step rounds a number of this size two or three times by eps / 2, and passes on its predecessor's error times
+    # a weight below 1; sums that keep everything gain one term in t steps, so that their errors die out as slowly.
+    return 16 * eps(dtype) * size
+
+
 def error(got: object, want: object) -> float:
     """Distance as a share of the norm of `want`; inf where either is not finite, absolute where `want` vanishes."""
     got, want = (np.asarray(x).astype(np.complex128).ravel() for x in (got, want))

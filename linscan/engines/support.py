@@ -21,10 +21,10 @@ REAL = "eEfd"
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "block_scan": {"reference": ALL, "cpu": ALL},
-    "lse_scan": {"reference": REAL},
-    "max_scan": {"reference": REAL},
-    "softmax_average": {"reference": REAL},
-    "selective_scan": {"reference": ALL},
+    "lse_scan": {"reference": REAL, "cpu": REAL},
+    "max_scan": {"reference": REAL, "cpu": REAL},
+    "softmax_average": {"reference": REAL, "cpu": REAL},
+    "selective_scan": {"reference": ALL, "cpu": ALL},
     "ssm_kernel": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL},
@@ -37,7 +37,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "linear_attention": {"reference": ALL, "cpu": ALL},
     "delta_rule": {"reference": ALL},
     "dplr_attention": {"reference": ALL},
-    "grid_scan": {"reference": ALL},
+    "grid_scan": {"reference": ALL, "cpu": REAL},
     "local_attention": {"reference": REAL, "cpu": REAL},
     "rnn_scan": {"reference": "eEfd"},
 }

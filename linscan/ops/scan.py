@@ -90,13 +90,13 @@ def scan(
     >>> scan(0.5, u[2:], h0=first[-1])
     array([0.25 , 2.125])
     """
-    a, b, h0, reset, axis, dtype = _prepare("scan", a, b, h0, reset, axis)
+    a, b, h0, reset, axis, dtype = prepare("scan", a, b, h0, reset, axis)
     _arrays.check_out("scan", out, b.shape, dtype, _arrays.namespace(b))
     run = pick("scan", dtype, b)
     return run(a, b, h0, axis=axis, reverse=bool(reverse), reset=reset, out=out, workers=workers)
 
 
-def _prepare(who: str, a: Any, b: Any, h0: Any, reset: Any, axis: int) -> tuple[Any, ...]:
+def prepare(who: str, a: Any, b: Any, h0: Any, reset: Any, axis: int) -> tuple[Any, ...]:
     """All arguments as arrays of one dtype, broadcast (without a copy) to the result's shape; axis as an index."""
     xp, a, b, h0, reset = _arrays.take(who, a=a, b=b, h0=h0, reset=reset)
     dtype = _arrays.result_dtype(who, a=a, b=b, h0=h0)
@@ -227,7 +227,7 @@ def scan_vjp(
     #   db[t] = δ[t],   da[t] = conj(h[t-1]) δ[t],   dh0 = conj(a[0]) δ[0].
     # A reset at t replaces a[t] by 0: nothing flows back over it, and da[t] = 0.
     given = a, b, h0
-    a, b, h0, reset, axis, dtype = _prepare("scan_vjp", a, b, h0, reset, axis)
+    a, b, h0, reset, axis, dtype = prepare("scan_vjp", a, b, h0, reset, axis)
     options = {"axis": axis, "reverse": bool(reverse), "reset": reset, "workers": workers}
     h = pick("scan", dtype, b)(a, b, h0, out=None, **options)
     run = pick("scan_pullback", dtype, b)

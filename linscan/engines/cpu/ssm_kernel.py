@@ -43,7 +43,7 @@ def _by_tables(a, c, k, channels, workers):
     (states, pair), length = a.shape[1:], k.shape[1]
     block = block_length(length, states * pair)
     blocks = -(-length // block)
-    height, width = -(-blocks // ROWS) * ROWS, -(-states * pair // 4) * 4
+    height, width = -(-blocks // ROWS) * ROWS, states * pair
     # Few channels are split by rows of their product. Each part makes the tables anew: the same bits for little work.
     parts = max(1, min(-(-resolve_workers(workers) // len(channels)), blocks // 16))
 
@@ -58,7 +58,7 @@ def _by_tables(a, c, k, channels, workers):
 @jit
 def _kernels(a, c, out, channels, lo, hi, parts, table, rows, sums, xr, xq):
     mode = flush_subnormals()
-    pair, block, triples = a.shape[2], table.shape[1], len(rows) // ROWS
+    pair, block, groups = a.shape[2], table.shape[1], len(rows) // ROWS
     for unit in range(lo, hi):
         h, part = channels[unit // parts], unit % parts
         for n in range(a.shape[1]):
@@ -66,8 +66,8 @@ def _kernels(a, c, out, channels, lo, hi, parts, table, rows, sums, xr, xq):
             if pair == 2:
                 ai, ci = a[h, n, 1], c[h, n, 1]
             m = n * pair + pair - 1
-            ar, ai = _powers(ar, ai, xr[0], xr[1])
-            _powers(ar, ai, xq[0], xq[1])
+            for x in (xr, xq):
+                ar, ai = _powers(ar, ai, x)
             # The tables of a^r and of c a^(R q). Real arguments have one row for both parts: the real part stays.
             for r in range(block):
                 table[m, r] = -xr[1, r]
@@ -75,28 +75,28 @@ def _kernels(a, c, out, channels, lo, hi, parts, table, rows, sums, xr, xq):
             for q in range(xq.shape[1]):
                 rows[q, m] = cr * xq[1, q] + ci * xq[0, q]
                 rows[q, n * pair] = cr * xq[0, q] - ci * xq[1, q]
-        for q in range(triples * part // parts * ROWS, triples * (part + 1) // parts * ROWS, ROWS):
-            product(rows, q, table, sums)
+        for q in range(groups * part // parts * ROWS, groups * (part + 1) // parts * ROWS, ROWS):
+            product(rows, q, table, sums, 0)
             for i in range(ROWS):
-                done, to = sums[i], out[h, (q + i) * block : (q + i + 1) * block]
-                for r in range(len(to)):
-                    to[r] = done[r]
+                first = np.uintp((q + i) * block)
+                for r in range(np.uintp(max(0, min(block, out.shape[1] - (q + i) * block)))):
+                    out[h, first + r] = sums[i, r]
     restore_subnormals(mode)
 
 
 @jit
-def _powers(zr, zi, xr, xi):
-    """x[i] = z^i by doubling; returns z^len(x)."""
-    xr[0], xi[0] = 1.0, 0.0
-    have, sr, si = 1, zr, zi
-    while have < len(xr):
-        n = min(have, len(xr) - have)
-        fr, fi, tr, ti = xr[:n], xi[:n], xr[have : have + n], xi[have : have + n]
-        for i in range(n):
-            tr[i], ti[i] = fr[i] * sr - fi[i] * si, fr[i] * si + fi[i] * sr
+def _powers(zr, zi, x):
+    """``x[0, i] + 1j x[1, i] = z^i`` by doubling; returns the next power. Slices would take longer to compile."""
+    x[0, 0], x[1, 0] = 1.0, 0.0
+    have, end, sr, si = np.uintp(1), np.uintp(x.shape[1]), zr, zi
+    while have < end:
+        for i in range(min(have, end - have)):
+            fr, fi = x[0, i], x[1, i]
+            x[0, have + i], x[1, have + i] = fr * sr - fi * si, fr * si + fi * sr
         sr, si = sr * sr - si * si, 2 * sr * si
-        have += n
-    return xr[-1] * zr - xi[-1] * zi, xr[-1] * zi + xi[-1] * zr
+        have += have
+    fr, fi = x[0, end - np.uintp(1)], x[1, end - np.uintp(1)]
+    return fr * zr - fi * zi, fr * zi + fi * zr
 
 
 @jit

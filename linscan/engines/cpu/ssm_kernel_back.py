@@ -10,7 +10,7 @@ import numpy as np
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 from linscan.engines.cpu.pool import parallel_for
-from linscan.engines.cpu.ssm_kernel_tables import ROWS, block_length, by_growth, grain, planar, product
+from linscan.engines.cpu.ssm_kernel_tables import COLUMNS, ROWS, block_length, by_growth, grain, planar, product
 
 
 def ssm_kernel_pullback(a: Array, c: Array, dk: Array, *, workers) -> tuple[Array, Array]:
@@ -41,12 +41,10 @@ def _by_tables(a, g, p, slope, channels, workers):
     states, length = a.shape[1], g.shape[1]
     block = block_length(length, 4 * states)
     blocks = -(-length // block)
-    height = -(-blocks // ROWS) * ROWS
+    height, width = -(-blocks // ROWS) * ROWS, -(-4 * states // COLUMNS) * COLUMNS
 
     def body(lo, hi):
-        rows, table, found = (
-            np.zeros(s, g.dtype) for s in ((height, block), (block, 4 * states), (height, 4 * states))
-        )
+        rows, table, found = (np.zeros(s, g.dtype) for s in ((height, block), (block, width), (height, width)))
         scratch = np.empty((4, states)), np.empty((6, states))
         _gradients(a, g, p, slope, channels[lo:hi], rows, table, found, *scratch, blocks)
 
@@ -64,7 +62,7 @@ def _gradients(a, g, p, slope, channels, rows, table, found, last, x, blocks):
                 to[r] = piece[r]
         _fill(a[h], table, last)
         for q in range(0, len(rows), ROWS):
-            product(rows, q, table, found[q : q + ROWS])
+            product(rows, q, table, found, q)
         _horner(last, found, blocks, x, p[h], slope[h])
     restore_subnormals(mode)
 

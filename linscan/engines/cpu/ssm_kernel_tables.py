@@ -1,14 +1,18 @@
 """What the diagonal kernel and its gradient share on the CPU: views, the work plan, and the small matrix product.
 
-The product keeps three rows in flight over four table rows at a time, which is what fits the vector registers, and its
-sums have the same order for every row. BLAS would be no faster here and bring threads of its own.
+A tile of the product stays in the vector registers while the inner index runs, so its sums have the same order for
+every row. BLAS would be no faster here and bring threads of its own.
 """
 
+import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
-from linscan.engines.cpu.jit import jit
+from linscan.engines.cpu.simd import LANES, Real, pointer
 
-ROWS = 3  # rows the product computes side by side
+ROWS, COLUMNS = 6, 16  # of a product's tile, which stays in registers
 _TABLE = 1 << 17  # elements of the table of a^r: half a level-2 cache
 _GRAIN = 1 << 20  # multiply-adds a thread must get for its hand-over to pay
 
@@ -38,20 +42,40 @@ def grain(work):
     return 1 + _GRAIN // max(1, work)
 
 
-@jit
-def product(rows, q, table, sums):
-    """sums[i] = rows[q + i] @ table for three rows; the inner length is a multiple of four."""
-    s0, s1, s2 = sums[0], sums[1], sums[2]
-    p0, p1, p2 = rows[q], rows[q + 1], rows[q + 2]
-    for r in range(len(s0)):
-        s0[r], s1[r], s2[r] = 0, 0, 0
-    for m in range(0, len(p0), 4):
-        t0, t1, t2, t3 = table[m], table[m + 1], table[m + 2], table[m + 3]
-        a0, a1, a2, a3 = p0[m], p0[m + 1], p0[m + 2], p0[m + 3]
-        b0, b1, b2, b3 = p1[m], p1[m + 1], p1[m + 2], p1[m + 3]
-        c0, c1, c2, c3 = p2[m], p2[m + 1], p2[m + 2], p2[m + 3]
-        for r in range(len(s0)):
-            x0, x1, x2, x3 = t0[r], t1[r], t2[r], t3[r]
-            s0[r] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
-            s1[r] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
-            s2[r] += c0 * x0 + c1 * x1 + c2 * x2 + c3 * x3
+@intrinsic
+def _product(typingctx, rows, q, table, sums, p):
+    """``sums[p + i] = rows[q + i] @ table``, i < `ROWS`, summed in order; `table` is a multiple of `COLUMNS` wide."""
+
+    def codegen(context, builder, signature, args):
+        b, number = builder, lambda i: ir.Constant(ir.IntType(64), i)
+        v = Real(context, b, table.dtype)
+        left, right, out = (pointer(context, b, signature.args[k], args[k]) for k in (0, 2, 3))
+        array = context.make_array(table)(context, b, args[2])
+        inner, width = (b.extract_value(array.shape, k) for k in (0, 1))
+        starts = [b.mul(b.add(args[1], number(i)), inner) for i in range(ROWS)]
+        ends = [b.mul(b.add(args[4], number(i)), width) for i in range(ROWS)]
+        shifts = [number(j) for j in range(0, COLUMNS, LANES)]
+        with cgutils.for_range_slice(b, number(0), width, number(COLUMNS)) as (column, _):
+            slots = [cgutils.alloca_once(b, v.vector) for _ in range(ROWS * len(shifts))]
+            for slot in slots:
+                b.store(v.zero, slot)
+            with cgutils.for_range(b, inner) as loop:
+                at = b.add(b.mul(loop.index, width), column)
+                line = [v.load(right, b.add(at, shift)) for shift in shifts]
+                for i, start in enumerate(starts):
+                    factor = v.splat(b.load(b.gep(left, [b.add(start, loop.index)])))
+                    for x, slot in zip(line, slots[i * len(line) :], strict=False):
+                        b.store(v.mad(factor, x, b.load(slot)), slot)
+            for i, end in enumerate(ends):
+                for shift, slot in zip(shifts, slots[i * len(shifts) :], strict=False):
+                    v.store(b.load(slot), out, b.add(b.add(end, column), shift))
+        return context.get_dummy_value()
+
+    return types.void(rows, q, table, sums, p), codegen
+
+
+def _product_in_python(rows, q, table, sums, p):
+    sums[p : p + ROWS] = rows[q : q + ROWS] @ table
+
+
+product = _product_in_python if getattr(numba.config, "DISABLE_JIT", False) else _product

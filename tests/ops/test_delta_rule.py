@@ -13,7 +13,7 @@ from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
 from tests.tolerances import accumulated, assert_close, eps, error
 
-ENGINES = ["reference"]
+ENGINES = ["reference", "cpu"]
 LENGTHS = [1, 2, 15, 16, 17, 63, 64, 65, 130, 200]
 DECAYS = [None, "scalar", "vector"]
 

@@ -1,0 +1,164 @@
+"""One chunk at a time of a few heads of `dplr_attention`: matrix products by BLAS on buffers that stay in the cache.
+
+The mathematics is in `linscan.engines.reference.dplr_attention`. Products under decay are made by blocks of BLOCK
+steps: what a row needs of earlier blocks is one product with keys decayed to the end of the block before, its own block
+is `diagonal`. Products are cut so that BLAS runs each in the calling thread.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from linscan.engines.cpu import dplr_gates, dplr_kernels
+from linscan.engines.cpu.dplr_kernels import BLOCK
+
+_ALONE = 1 << 18  # multiply-adds up to which BLAS does not share a product among threads of its own
+
+
+def product(x: Any, y: Any, out: Any) -> Any:
+    """``out = x @ y``, in strips of rows small enough for one thread."""
+    rows, most = x.shape[-2], max(1, _ALONE // max(1, x.shape[-1] * y.shape[-1]))
+    strip = 1 << (most.bit_length() - 1)
+    if rows <= most or rows % strip:
+        return np.matmul(x, y, out=out)
+    cut = lambda z: z.reshape(*z.shape[:-2], rows // strip, strip, z.shape[-1])  # noqa: E731
+    np.matmul(cut(x), y[..., None, :, :], out=cut(out))
+    return out
+
+
+class Chunk:
+    """Buffers for a chunk of `count` heads; `x` holds a and q, `y` the keys written along, `z` the values."""
+
+    def __init__(self, count: int, size: int, K: int, V: int, keys: int, gated: bool, dtype: Any) -> None:
+        self.x, self.y = np.zeros((2, count, size, K), dtype), np.zeros((keys, count, size, K), dtype)
+        self.z, self.v = np.zeros((keys, count, size, V), dtype), np.zeros((count, size, V), dtype)
+        self.products = np.zeros((2, keys, count, size, size), dtype)
+        self.right, self.part = np.empty((2, count, size, V), dtype), np.empty((keys, count, size, V), dtype)
+        self.moved = np.empty((2, count, K, V), dtype)
+        self.far, self.ends, self.gated = self.x, self.y, gated
+        if gated:
+            self.decay = np.zeros((3, count, size, K), dtype)  # since the block's beginning, until its end, e^g
+            self.near, self.far = np.zeros_like(self.x), np.zeros_like(self.x)
+            self.key = np.zeros(-(-K // dplr_kernels.LANES) * dplr_kernels.LANES, dtype)
+            steps = range(0, size + 1, BLOCK)
+            self.carried = [np.zeros((keys, count, n, K), dtype) for n in steps]
+            self.ends = self.carried[-1]
+
+    def load(self, rows: list[Any], g: Any, scale: float) -> None:
+        """Fill the buffers with one chunk of a, q, k, b and v (without b where there is none), zeros after its end."""
+        targets = [self.x[0], self.x[1], *self.y, self.v]
+        for to, x in zip(targets, rows, strict=True):
+            n = x.shape[1]
+            to[:, :n] = x
+            to[:, n:] = 0
+        if scale != 1:
+            self.x[1] *= scale
+        if g is not None:
+            self._decays(g)
+        self._products()
+
+    def _decays(self, g: Any) -> None:
+        """The three tables; a decay of one number per step is repeated for the channels."""
+        count, size = self.decay.shape[1:3]
+        tables = self.decay if g.shape[2] == self.decay.shape[3] else np.zeros((3, count, size, g.shape[2]), g.dtype)
+        tables[2, :, : g.shape[1]] = g
+        tables[2, :, g.shape[1] :] = 0
+        dplr_kernels.sums(tables[2], tables[0], tables[1])
+        np.exp(tables, out=tables)
+        if tables is not self.decay:
+            self.decay[...] = tables
+
+    def _products(self) -> None:
+        """[a, ·] and [q, ·] with every key: strictly lower, and lower triangular."""
+        if not self.gated:
+            product(self.x[:, None], self.y.swapaxes(-1, -2), self.products)
+            dplr_kernels.mask(self.products)
+            return
+        since, until, e = self.decay
+        dplr_kernels.decay_rows(self.x, since, self.near, self.far)
+        dplr_kernels.diagonal(*map(self._whole, (self.x, self.y, e)), self.products, self.key)
+        for block, keys in enumerate(self.carried[:-1]):
+            at = slice(block * BLOCK, (block + 1) * BLOCK)
+            if block:
+                product(self.near[:, None, :, at], keys.swapaxes(-1, -2), self.products[..., at, : at.start])
+            dplr_kernels.decay_keys(self.y, until, since, keys, self.carried[block + 1], block)
+
+    def _whole(self, x: Any) -> Any:
+        """`x` with zeros up to whole LANES of channels."""
+        short = len(self.key) - x.shape[-1]
+        return np.concatenate([x, np.zeros((*x.shape[:-1], short), x.dtype)], axis=-1) if short else x
+
+    def stay(self) -> Any:
+        """e^ of the chunk's sum of g, (heads, K, 1)."""
+        return np.prod(self.decay[0, :, BLOCK - 1 :: BLOCK], axis=1)[..., None]
+
+    def values(self, S: Any) -> None:
+        """What is written along each key, `z`: V and U, or U alone, and q̃ S in ``right[1]``."""
+        product(self.far, S, self.right)
+        if len(self.z) == 1:
+            np.add(self.v, self.right[0], out=self.z[0])
+        else:
+            self.z[0] = self.v
+            product(self.products[0, 0], self.v, self.z[1])
+            self.z[1] += self.right[0]
+        dplr_kernels.solve(self.products[0, -1], self.z[-1])
+
+    def forward(self, S: Any) -> Any:
+        """The outputs of the chunk; `S` becomes the state after it."""
+        self.values(S)
+        o = self.right[1]
+        for read, z, part in zip(self.products[1], self.z, self.part, strict=True):
+            o += product(read, z, part)
+        if self.gated:
+            S *= self.stay()
+        for key, z, moved in zip(self.ends, self.z, self.moved, strict=False):
+            S += product(key.swapaxes(-1, -2), z, moved)
+        return o
+
+    def backward(self, S: Any, last: Any, do: Any, dS: Any) -> tuple[Any, ...]:
+        """Gradients of x, y, v and g; `dS` becomes the one of the state before, `last` is the sum over V of S' dS'."""
+        self.values(S)
+        keys, T, flows = len(self.z), lambda x: x.swapaxes(-1, -2), self.right  # flows: Λ of U, and do
+        for j in range(keys):
+            product(T(self.products[1, j]), do, self.part[j])
+            self.part[j] += product(self.ends[j], dS, flows[0])
+        flows[0], flows[1] = self.part[-1], do
+        dplr_kernels.solve_transposed(self.products[0, -1], flows[0])
+        dv = flows[0]
+        if keys == 2:
+            dv = self.part[0] + product(T(self.products[0, 0]), flows[0], self.part[1])
+        dproducts = product(flows[:, None], T(self.z), np.empty_like(self.products))
+        dfar = product(flows, T(S)[None], np.empty_like(self.x))
+        dends = product(self.z, T(dS)[None], np.empty_like(self.y))
+        if self.gated:
+            dS *= self.stay()
+        for i in range(2):
+            dS += product(T(self.far[i]), flows[i], self.moved[i])
+        return *self._inputs(dproducts, dfar, dends, last), dv
+
+    def _inputs(self, dproducts: Any, dfar: Any, dends: Any, last: Any) -> tuple[Any, ...]:
+        """Gradients of x, y and g from those of products, far rows and keys at the chunk's end."""
+        T = lambda x: x.swapaxes(-1, -2)  # noqa: E731
+        if not self.gated:
+            dplr_kernels.mask(dproducts)
+            for j in range(len(self.y)):
+                dfar += product(dproducts[:, j], self.y[j], np.empty_like(dfar))
+                for i in range(2):
+                    dends[j] += product(T(dproducts[i, j]), self.x[i], np.empty_like(dends[j]))
+            return dfar, dends, None
+        (since, until, e), flow = self.decay, dends
+        dnear, dx, dy = np.zeros_like(self.x), np.empty_like(self.x), np.empty_like(self.y)
+        for block in range(len(self.carried) - 2, -1, -1):
+            at, keys = slice(block * BLOCK, (block + 1) * BLOCK), self.carried[block]
+            before = np.zeros_like(keys)
+            for j in range(len(self.y) if block else 0):
+                square = dproducts[:, j, :, at, : at.start]
+                dnear[:, :, at] += np.matmul(square, keys[j])
+                before[j] = np.matmul(T(square), self.near[:, :, at]).sum(axis=0)
+            dplr_gates.gather_keys(until, since, flow, before, dy, block)
+            flow = before
+        dplr_gates.gather_rows(dnear, dfar, since, dx)
+        dplr_gates.diagonal_pullback(self.x, self.y, e, dproducts, dx, dy)
+        dg = np.empty_like(dx[0])
+        dplr_gates.gates(self.x, self.y, dx, dy, e, last, dg)
+        return dx, dy, dg

@@ -1,0 +1,161 @@
+"""Inside a chunk of the delta rule and its generalisation: what is not a matrix product, as compiled loops.
+
+Arrays are (heads, steps, channels), contiguous, steps in blocks of BLOCK; `x` holds the rows a and q, `y` the keys that
+are written along. Loops run along channels or values, which are contiguous.
+"""
+
+import numpy as np
+
+from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
+
+BLOCK = 16
+LANES = 8  # sums kept apart in a scalar product, so that they can run side by side
+
+
+@jit
+def flush(mode):
+    """Switch flush-to-zero on in this thread and return the mode before; with that as `mode`, put it back."""
+    now = flush_subnormals()
+    if mode != 0:
+        restore_subnormals(mode)
+    return now
+
+
+@jit
+def sums(g, since, until):
+    """Sums of g within each block: since its beginning, this step included, and until its end, this step left out."""
+    for h in range(len(g)):
+        for t in range(g.shape[1]):
+            row, now, before = g[h, t], since[h, t], since[h, max(t - 1, 0)]
+            kept = 0 if t % BLOCK == 0 else 1
+            for d in range(len(row)):
+                now[d] = row[d] + before[d] if kept else row[d]
+        for t in range(g.shape[1] - 1, -1, -1):
+            now, kept = until[h, t], 0 if t % BLOCK == BLOCK - 1 else 1
+            row, after = g[h, t + kept], until[h, t + kept]
+            for d in range(len(row)):
+                now[d] = row[d] + after[d] if kept else 0
+
+
+@jit
+def decay_rows(x, since, near_rows, far_rows):
+    """Rows a and q decayed from their block's beginning (`near_rows`) and from the chunk's (`far_rows`).
+
+    Rows a act before their step's own decay.
+    """
+    first = np.empty(x.shape[3], x.dtype)
+    for h in range(x.shape[1]):
+        for d in range(len(first)):
+            first[d] = 1
+        for t in range(x.shape[2]):
+            if t % BLOCK == 0 and t:
+                total = since[h, t - 1]
+                for d in range(len(first)):
+                    first[d] *= total[d]
+            for i in range(2):
+                row, out, far = x[i, h, t], near_rows[i, h, t], far_rows[i, h, t]
+                decay, alone = since[h, max(0, t - 1 + i)], i == 0 and t % BLOCK == 0
+                for d in range(len(row)):
+                    out[d] = row[d] if alone else row[d] * decay[d]
+                for d in range(len(row)):
+                    far[d] = out[d] * first[d]
+
+
+@jit
+def decay_keys(y, until, since, old, new, block):
+    """Keys of the blocks up to `block`, decayed to its end, from those of the blocks before decayed to their end."""
+    for j in range(len(y)):
+        for h in range(y.shape[1]):
+            total = since[h, (block + 1) * BLOCK - 1]
+            for t in range(block * BLOCK):
+                row, out = old[j, h, t], new[j, h, t]
+                for d in range(len(row)):
+                    out[d] = row[d] * total[d]
+            for t in range(block * BLOCK, (block + 1) * BLOCK):
+                row, out, decay = y[j, h, t], new[j, h, t], until[h, t]
+                for d in range(len(row)):
+                    out[d] = row[d] * decay[d]
+
+
+@jit
+def diagonal(x, y, e, products, key):
+    """The blocks on the diagonal of all products of rows and keys under decay, by decaying each key step by step.
+
+    `key` is a buffer for one; channels come in whole LANES, zeros at the end.
+    """
+    for j in range(len(y)):
+        for h in range(y.shape[1]):
+            for s in range(y.shape[2]):
+                row = y[j, h, s]
+                for d in range(len(key)):
+                    key[d] = row[d]
+                for t in range(s, (s // BLOCK + 1) * BLOCK):
+                    for i in range(2):  # a acts before the step's decay, q after it; a key meets neither at its own
+                        row, decay = x[i, h, t], e[h, t]
+                        if i and t > s:
+                            for d in range(len(key)):
+                                key[d] *= decay[d]
+                        if i or t > s:
+                            products[i, j, h, t, s] = _dot(row, key)
+
+
+@jit
+def _dot(a, b):
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = a[0] * 0
+    for d in range(0, len(a), LANES):
+        s0 += a[d] * b[d]
+        s1 += a[d + 1] * b[d + 1]
+        s2 += a[d + 2] * b[d + 2]
+        s3 += a[d + 3] * b[d + 3]
+        s4 += a[d + 4] * b[d + 4]
+        s5 += a[d + 5] * b[d + 5]
+        s6 += a[d + 6] * b[d + 6]
+        s7 += a[d + 7] * b[d + 7]
+    return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
+
+
+@jit
+def mask(products):
+    """Zero what lies above the diagonal, for rows a on it as well."""
+    for i in range(2):
+        for j in range(products.shape[1]):
+            for h in range(products.shape[2]):
+                for t in range(products.shape[3]):
+                    products[i, j, h, t, t + i :] = 0
+
+
+@jit
+def solve(lower, u):
+    """u := (I - lower)^-1 u by substitution; only what is below the diagonal is read."""
+    for h in range(len(u)):
+        for t in range(u.shape[1]):
+            out, row = u[h, t], lower[h, t]
+            whole = t // 4 * 4
+            for s in range(0, whole, 4):
+                u0, u1, u2, u3 = u[h, s], u[h, s + 1], u[h, s + 2], u[h, s + 3]
+                m0, m1, m2, m3 = row[s], row[s + 1], row[s + 2], row[s + 3]
+                for d in range(len(out)):
+                    out[d] += m0 * u0[d] + m1 * u1[d] + m2 * u2[d] + m3 * u3[d]
+            for s in range(whole, t):
+                u0, m0 = u[h, s], row[s]
+                for d in range(len(out)):
+                    out[d] += m0 * u0[d]
+
+
+@jit
+def solve_transposed(lower, u):
+    """u := (I - lowerᵀ)^-1 u by substitution from the end."""
+    for h in range(len(u)):
+        size = u.shape[1]
+        for t in range(size - 1, -1, -1):
+            out, column = u[h, t], lower[h, :, t]
+            whole = size - (size - 1 - t) // 4 * 4
+            for s in range(t + 1, whole):
+                u0, m0 = u[h, s], column[s]
+                for d in range(len(out)):
+                    out[d] += m0 * u0[d]
+            for s in range(whole, size, 4):
+                u0, u1, u2, u3 = u[h, s], u[h, s + 1], u[h, s + 2], u[h, s + 3]
+                m0, m1, m2, m3 = column[s], column[s + 1], column[s + 2], column[s + 3]
+                for d in range(len(out)):
+                    out[d] += m0 * u0[d] + m1 * u1[d] + m2 * u2[d] + m3 * u3[d]

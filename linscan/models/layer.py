@@ -34,7 +34,8 @@ class Training:
     def update(self) -> None:
         """Write the gathered statistics into the parameters they belong to."""
         for node, values in self.statistics:
-            node.update(values)
+            for name, value in values.items():
+                node[name][...] = value
         self.statistics.clear()
 
 

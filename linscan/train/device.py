@@ -1,0 +1,35 @@
+"""Trees of arrays on the host and on the GPU."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from linscan import _arrays, _trees
+
+
+def library(device: str) -> Any:
+    """NumPy for "cpu", CuPy for "gpu"; a RuntimeError that says what to install if it is missing."""
+    _arrays.check_choice("fit", "device", device, ("cpu", "gpu"))
+    if device == "cpu":
+        return np
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        raise RuntimeError('fit: device "gpu" needs CuPy: pip install "linscan[cuda12]" (or cuda13)') from error
+
+
+def move(tree: Any, xp: Any) -> Any:
+    """The tree with its arrays in the library `xp`; those that are there already are not copied."""
+    return _trees.rebuild(tree, [xp.asarray(x) for x in _trees.leaves(tree).values()])
+
+
+def batch(given: dict[str, Any], xp: Any, dtype: Any) -> dict[str, Any]:
+    """A batch in the library `xp`, its real numbers in `dtype`."""
+    arrays = {name: np.asarray(x) for name, x in given.items()}
+    return {name: xp.asarray(x.astype(dtype) if x.dtype.kind == "f" else x) for name, x in arrays.items()}
+
+
+def to_host(tree: Any) -> Any:
+    """The tree with NumPy arrays."""
+    return _trees.rebuild(tree, [_arrays.to_host(x) for x in _trees.leaves(tree).values()])

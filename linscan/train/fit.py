@@ -1,0 +1,203 @@
+"""`fit`: the loop that trains a model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linscan.models.layer import Training
+from linscan.train import device as places
+from linscan.train.checkpoint import NAME, Progress, read_checkpoint, write_checkpoint
+from linscan.train.data import Data, ahead
+from linscan.train.evaluate import evaluate, loss_vjp
+from linscan.train.interrupt import interruptible
+from linscan.train.log import Log
+from linscan.train.optimisers import global_norm
+from linscan.train.settings import Settings
+from linscan.train.storage import flatten, nested, save
+
+
+class Diverged(Exception):
+    """The loss or a gradient is not finite; the message says at which step and in which parameter."""
+
+
+@dataclass
+class Fitted:
+    """What `fit` returns: parameters on the host, one dict of figures per evaluation, and why it ended."""
+
+    params: dict[str, Any]
+    history: list[dict[str, float]]
+    stopped: str
+
+
+def fit(
+    model: Any,
+    data: Data,
+    settings: Settings,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Fitted:
+    """Train a model.
+
+    Parameters
+    ----------
+    model : Layer
+        Usually a `linscan.models.Stack`.
+    data : Data
+        See `linscan.train.data`; `linscan.train.tasks` has some.
+    settings : Settings
+    folder : path, optional
+        Where the checkpoint, ``log.csv``, ``curve.png`` (with matplotlib) and the best and last parameters go.
+    resume : bool, default False
+        Go on from the checkpoint in `folder`, if there is one: to the same bits as a run that never stopped.
+    device : {"cpu", "gpu"}
+    progress : bool, default True
+        Show a bar, if tqdm is installed.
+
+    Returns
+    -------
+    Fitted
+        With ``stopped`` one of "steps", "patience" and "interrupted". Ctrl-C ends the run after the step it is at, with
+        a checkpoint; a second one ends it at once.
+
+    Raises
+    ------
+    Diverged
+        If the loss or a gradient is not finite. The parameters before that step are in ``diverged.safetensors``.
+    BadFile
+        If the checkpoint is damaged or of another run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linscan.models import LRU, Block, Stack
+    >>> from linscan.train import AdamW, Settings, fit
+    >>> from linscan.train.data import InMemory
+    >>> x = {"u": np.eye(2)[[[0, 1], [1, 0]]], "labels": np.array([0, 1])}
+    >>> model = Stack((Block(LRU(4, 4)),), inputs=2, outputs=2, pool="last")
+    >>> fitted = fit(model, InMemory(x, x, size=2), Settings(steps=40, optimiser=AdamW(0.05)), progress=False)
+    >>> fitted.history[-1]["test_accuracy"]
+    1.0
+    """
+    run = _Run(model, data, settings, folder, resume, device)
+    with interruptible() as interrupted, closing(Log(run.folder, settings.steps, run.now.step, progress)) as log:
+        while not run.now.stopped and run.now.step < settings.steps and not interrupted():
+            run.some_steps(log, interrupted)
+        log.draw()
+    if not run.now.stopped:
+        run.now.stopped = "steps" if run.now.step >= settings.steps else ""
+    run.save()
+    return Fitted(places.to_host(run.params), log.history, run.now.stopped or "interrupted")
+
+
+class _Run:
+    """A run in memory: parameters, moments, progress."""
+
+    def __init__(self, model: Any, data: Data, settings: Settings, folder: Any, resume: bool, device: str) -> None:
+        self.model, self.data, self.settings = model, data, settings
+        self.folder = None if folder is None else Path(folder)
+        self.who = f"{model!r} on {data!r} with {settings!r}"
+        self.now = Progress(scale=settings.scale or 1.0)
+        params, moments = model.init(np.random.default_rng([settings.seed, 0]), settings.dtype), None
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if resume and (self.folder / NAME).exists():
+                params, moments, self.now = read_checkpoint(self.folder / NAME, self.who)
+        self.xp = places.library(device)
+        self.params = places.move(params, self.xp)
+        self.flat = flatten(self.params)
+        self.moments = settings.optimiser.start(self.flat)
+        if moments is not None:
+            self.moments |= {slot: flatten(places.move(tree, self.xp)) for slot, tree in moments.items()}
+
+    def some_steps(self, log: Log, interrupted: Callable[[], bool]) -> None:
+        """Train until the next evaluation is made, or Ctrl-C."""
+        now, s = self.now, self.settings
+        last = min(s.steps, (now.step // s.every + 1) * s.every)
+        batches = ahead(lambda n: self.data.batch(n, s.seed), now.step * s.accumulate, last * s.accumulate)
+        with closing(batches):
+            while now.step < last and not interrupted():
+                log.tick(self._step(batches))
+        if now.step < last:
+            return
+        figures = {"step": now.step, "loss": now.loss / max(1, now.counted)}
+        figures |= evaluate(self.model, self.params, self._tests(), s.loss)
+        now.loss, now.counted = 0.0, 0
+        self._judge(figures["test_loss"])
+        self.save()
+        log.row(figures | {"factor": s.schedule.factor(now.step, now.schedule)})
+
+    def _tests(self) -> Iterator[Any]:
+        return (places.batch(given, self.xp, self.settings.dtype) for given in self.data.tests())
+
+    def _step(self, batches: Any) -> float:
+        now, s = self.now, self.settings
+        total, grads, trainings = 0.0, None, []
+        for n in range(now.step * s.accumulate, (now.step + 1) * s.accumulate):
+            batch = places.batch(next(batches), self.xp, s.dtype)
+            training = Training(np.random.default_rng([s.seed, 2, n]))
+            options = {name: batch[name] for name in ("reset", "lengths") if name in batch}
+            (y, _), back = self.model.apply_vjp(self.params, batch["u"], training=training, **options)
+            loss, back_loss = loss_vjp(s.loss, y, batch)
+            dparams = flatten(back(back_loss(loss.dtype.type(now.scale / s.accumulate)))[0])
+            grads = dparams if grads is None else {name: g + grads[name] for name, g in dparams.items()}
+            total += float(loss) / s.accumulate
+            trainings.append(training)
+        self._update(total, grads or {}, trainings)
+        return total
+
+    def _update(self, loss: float, grads: dict[str, Any], trainings: list[Training]) -> None:
+        now, s = self.now, self.settings
+        norm = float(global_norm(grads)) / now.scale
+        if not np.isfinite(norm) and np.isfinite(loss) and s.scale is not None and now.scale > 1:
+            now.step, now.scale, now.clean = now.step + 1, now.scale / 2, 0  # too large for 16 bits: this step is lost
+            return
+        if not np.isfinite(norm) or not np.isfinite(loss):
+            self._diverged(loss, grads)
+        down = min(1.0, s.clip / norm) if s.clip and norm else 1.0
+        if down / now.scale != 1:
+            grads = {name: g * g.real.dtype.type(down / now.scale) for name, g in grads.items()}
+        now.step += 1
+        s.optimiser.update(self.flat, grads, self.moments, now.step, s.schedule.factor(now.step, now.schedule))
+        for training in trainings:
+            training.update()
+        now.loss, now.counted, now.clean = now.loss + loss, now.counted + 1, now.clean + 1
+        if s.scale is not None and now.clean % 2000 == 0:
+            now.scale *= 2
+
+    def _diverged(self, loss: float, grads: dict[str, Any]) -> None:
+        bad = next((f"the gradient of {n}" for n, g in grads.items() if not self.xp.isfinite(g).all()), "the loss")
+        bad = next((n for n, x in self.flat.items() if not self.xp.isfinite(x).all()), bad)
+        where = ""
+        if self.folder is not None:
+            path = self.folder / "diverged.safetensors"
+            write_checkpoint(path, self.who, self.params, self._moments(), self.now)
+            where = f"; the state before it is in {path}"
+        raise Diverged(f"fit: step {self.now.step + 1}: the loss is {loss:g}, and {bad} is not finite{where}")
+
+    def _judge(self, loss: float) -> None:
+        now, s = self.now, self.settings
+        s.schedule.judge(loss, now.schedule)
+        if now.best is None or loss < now.best:
+            now.best, now.waited = loss, 0
+            if self.folder is not None:
+                save(self.folder / "best.safetensors", self.params)
+        else:
+            now.waited += 1
+        if s.patience is not None and now.waited >= s.patience:
+            now.stopped = "patience"
+
+    def save(self) -> None:
+        """Write the checkpoint and the parameters."""
+        if self.folder is not None:
+            write_checkpoint(self.folder / NAME, self.who, self.params, self._moments(), self.now)
+            save(self.folder / "last.safetensors", self.params)
+
+    def _moments(self) -> dict[str, Any]:
+        return {slot: nested(flat) for slot, flat in self.moments.items()}

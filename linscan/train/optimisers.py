@@ -1,0 +1,129 @@
+"""AdamW, Adam and SGD on flat dictionaries of arrays, in place, with groups of parameters by name.
+
+A complex parameter is optimised as its two real parts. Running statistics (``mean`` and ``var``) are never touched.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from linscan import _arrays
+from linscan._arrays import Array
+
+# What a recurrence is made of: trained slowly, and not pulled towards zero, in all the papers of the S4 family.
+RECURRENT = (
+    *("log_dt", "A_real", "A_imag", "P", "Lambda_re", "Lambda_im"),
+    *("nu", "theta", "gamma", "rho", "frequency"),
+)
+_FIXED = ("mean", "var")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters with these last names: their own learning rate and weight decay.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Last names, ``"log_dt"`` for ``block0.layer.log_dt``.
+    rate : float, optional
+        Learning rate. None means the optimiser's.
+    decay : float, default 0
+        Weight decay.
+    """
+
+    names: tuple[str, ...]
+    rate: float | None = None
+    decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Optimiser:
+    rate: float = 1e-3
+    decay: float = 0.0
+    groups: tuple[Group, ...] = (Group(RECURRENT),)
+
+    slots: tuple[str, ...] = ()
+
+    def start(self, params: dict[str, Array]) -> dict[str, dict[str, Array]]:
+        """Zeroed moments by slot and parameter."""
+        return {slot: {n: _arrays.namespace(x).zeros_like(x) for n, x in params.items()} for slot in self.slots}
+
+    def update(
+        self, params: dict[str, Array], grads: dict[str, Array], moments: dict[str, Any], step: int, factor: float
+    ) -> None:
+        """One step, the first of which is 1, in place; the learning rates are multiplied by `factor`."""
+        for name, x in params.items():
+            last = name.rsplit(".", 1)[-1]
+            if last in _FIXED:
+                continue
+            group = next((g for g in self.groups if last in g.names), Group((), None, self.decay))
+            rate = factor * (self.rate if group.rate is None else group.rate)
+            xp = _arrays.namespace(x)
+            real = _arrays.real_dtype(x.dtype)
+            arrays = [x, xp.ascontiguousarray(grads[name]), *(moments[slot][name] for slot in self.slots)]
+            self._move(xp, *(a.view(real) if a.ndim else a[None].view(real) for a in arrays), step, rate, group.decay)
+
+    def _move(self, xp: Any, *args: Any) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class AdamW(_Optimiser):
+    """Adam with weight decay beside the gradient's step, arXiv:1711.05101.
+
+    Parameters
+    ----------
+    rate : float, default 1e-3
+        Learning rate.
+    decay : float, default 0.01
+        Weight decay, multiplied by the learning rate; of the parameters in no group.
+    groups : tuple of Group
+        By default, one without decay for what recurrences are made of.
+    betas : tuple of float, default (0.9, 0.999)
+        How much of the mean of gradients and of their squares stays at every step.
+    eps : float, default 1e-8
+        Added to the root.
+    """
+
+    decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    slots: tuple[str, ...] = ("first", "second")
+
+    def _move(self, xp: Any, x: Array, g: Array, m: Array, v: Array, step: int, rate: float, decay: float) -> None:
+        b1, b2 = self.betas
+        m += (1 - b1) * (g - m)
+        v += (1 - b2) * (g * g - v)
+        root = xp.sqrt(v / (1 - b2**step)) + self.eps
+        if decay:
+            x *= 1 - rate * decay
+        x -= rate / (1 - b1**step) * m / root
+
+
+@dataclass(frozen=True)
+class Adam(AdamW):
+    """Adam, arXiv:1412.6980, without weight decay unless asked for; then as `AdamW`."""
+
+    decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class SGD(_Optimiser):
+    """Gradient descent with momentum: ``m ← momentum m + g``, ``x ← x - rate (m + decay x)``."""
+
+    momentum: float = 0.9
+    slots: tuple[str, ...] = ("first",)
+
+    def _move(self, xp: Any, x: Array, g: Array, m: Array, step: int, rate: float, decay: float) -> None:
+        m *= self.momentum
+        m += g
+        x -= rate * (m + decay * x)
+
+
+def global_norm(grads: dict[str, Array]) -> Any:
+    """The norm of all gradients together, as an array of no axes where they live."""
+    return sum(((abs(g.astype(_wide(g), copy=False)) ** 2).sum() for g in grads.values()), 0.0) ** 0.5
+
+
+def _wide(g: Array) -> Any:
+    return _arrays.accum_dtype(g.dtype)

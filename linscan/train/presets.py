@@ -1,0 +1,61 @@
+"""What ``python -m linscan train`` runs: a model by name and size, and settings for every task."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from linscan.models import LRU, S4, S4D, S5, Block, Hawk, Hyena, Stack
+from linscan.train import tasks
+from linscan.train.optimisers import RECURRENT, AdamW, Group
+from linscan.train.schedules import Cosine
+from linscan.train.settings import Settings
+
+SIZES = {"tiny": (1, 32), "small": (2, 64), "medium": (4, 128)}  # blocks, channels
+
+LAYERS: dict[str, Callable[[int, int], Any]] = {
+    "s4d": lambda D, length: S4D(D, 64),
+    "s4": lambda D, length: S4(D, 32),
+    "s5": lambda D, length: S5(D, 64),
+    "lru": lambda D, length: LRU(D, 2 * D, r_min=0.9, r_max=0.999, max_phase=0.5),
+    "hyena": lambda D, length: Hyena(D, length),
+    "hawk": lambda D, length: Hawk(D, heads=4),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A task with what has been found to train on it."""
+
+    task: Callable[[], Any]
+    model: str
+    steps: int
+    rate: float
+    length: int  # of the longest sequence, tests included
+    size: str = "small"
+    every: int = 100
+
+
+PRESETS = {
+    "parity": Preset(tasks.Parity, "lru", 2000, 1e-3, 256),
+    "modular": Preset(tasks.Modular, "lru", 2000, 1e-3, 256),
+    "permutations": Preset(tasks.Permutations, "hawk", 2000, 1e-3, 128),
+    "memory": Preset(tasks.Memory, "lru", 1000, 1e-3, 1024, "tiny", 50),
+    "copy": Preset(tasks.Copy, "lru", 2000, 3e-3, 40),
+    "selective-copy": Preset(tasks.SelectiveCopy, "hawk", 4000, 3e-3, 40),
+    "recall": Preset(tasks.Recall, "hyena", 4000, 3e-3, 24),
+}
+
+
+def stack(task: Any, layer: str, size: str, length: int) -> Stack:
+    """The model for a task."""
+    depth, D = SIZES[size]
+    block = Block(LAYERS[layer](D, length))
+    return Stack((block,) * depth, task.inputs, task.outputs, tokens=task.tokens, pool=task.pool)
+
+
+def settings(preset: Preset, steps: int | None, seed: int) -> Settings:
+    """How to train it: AdamW, the recurrences at half the rate, a warm-up of a tenth and then half a cosine."""
+    steps = preset.steps if steps is None else steps
+    optimiser = AdamW(preset.rate, groups=(Group(RECURRENT, preset.rate / 2),))
+    schedule = Cosine(steps, warmup=steps // 10, least=0.01)
+    return Settings(steps, optimiser=optimiser, schedule=schedule, clip=1.0, seed=seed, every=preset.every)

@@ -1,0 +1,6 @@
+"""Tasks to train models on: sequences made from a seed, and real data from packages."""
+
+from linscan.train.tasks.recalling import Copy, Memory, Recall, SelectiveCopy
+from linscan.train.tasks.tracking import Modular, Parity, Permutations
+
+__all__ = ["Copy", "Memory", "Modular", "Parity", "Permutations", "Recall", "SelectiveCopy"]

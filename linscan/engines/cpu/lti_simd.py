@@ -1,100 +1,75 @@
-"""Products of a small matrix with vectors, and the recurrence of a small state, as compiler intrinsics.
+"""The recurrence of a small state as a compiler intrinsic: the state is one vector, in a register.
 
-A vector lives in one register; a product is one multiply-add of a column per number. Both keep the order of the
-columns.
+A product is one multiply-add of a column per number, in the order of the columns.
 """
 
-from typing import Any
-
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-LANES = 8  # numbers in a vector
+from linscan.engines.cpu.simd import Real, pointer
 
 
-def _recur_in_python(matrices, u, s, o, n, states, inputs):
-    a, b, c, d = matrices
-    for t in range(n):
-        s[t + 1] = o[t] = 0
-        for j in range(len(inputs)):
-            s[t + 1] += b[j] * u[t, j]
-        for j in range(len(states)):
-            s[t + 1] += a[j] * s[t, j]
-            o[t] += c[j] * s[t, j]
-        for j in range(len(inputs)):
-            o[t] += d[j] * u[t, j]
-
-
-class _Lines:
-    """Rows of an array as vectors, and sums of scaled vectors, as LLVM instructions."""
-
-    def __init__(self, context: Any, builder: Any, array_type: Any, value: Any) -> None:
-        self.b, array = builder, context.make_array(array_type)(context, builder, value)
-        self.data, self.width = array.data, builder.extract_value(array.shape, 1)
-        self.align = array_type.dtype.bitwidth // 8
-        self.vector = ir.VectorType(context.get_value_type(array_type.dtype), LANES)
-
-    def at(self, row: Any) -> Any:
-        start = self.b.gep(self.data, [self.b.mul(row, self.width)])
-        return self.b.bitcast(start, self.vector.as_pointer())
-
-    def load(self, row: Any) -> Any:
-        return self.b.load(self.at(row), align=self.align)
-
-    def store(self, value: Any, row: Any) -> None:
-        self.b.store(value, self.at(row), align=self.align)
-
-    def spread(self, row: Any, column: Any) -> Any:
-        """One number in all lanes."""
-        number = self.b.load(self.b.gep(self.data, [self.b.add(self.b.mul(row, self.width), column)]))
-        one = self.b.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-        return self.copies(one, 0)
-
-    def copies(self, value: Any, lane: int) -> Any:
-        return self.b.shuffle_vector(value, value, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [lane] * LANES))
-
-    def add(self, total: Any, column: Any, x: Any) -> Any:
-        return self.b.fadd(total, self.b.fmul(column, x, flags=("contract",)), flags=("contract",))
+def _int(n):
+    return ir.Constant(ir.IntType(64), n)
 
 
 @intrinsic
-def _recur_vector(typingctx, matrices, u, s, o, n, states, inputs):
-    """``s[t + 1] = A s[t] + B u[t]``, ``o[t] = C s[t] + D u[t]`` for `n` steps of one row.
+def _recur_vector(typingctx, columns, u, x, y, row, states, inputs, outputs, lanes):
+    """``x[t + 1] = A x[t] + B u[t]``, ``y[t] = C x[t] + D u[t]`` for one row of contiguous arrays (rows, T, numbers).
 
-    `matrices` are the columns of A, B, C and D as vectors, like the rows of `s` and `o`; the lengths of the two tuples
-    are compile-time constants.
+    `columns` holds those of A, B, C and D, then the first state, as vectors. The lengths of the four tuples are
+    compile-time constants.
     """
+    n, m, p = len(states), len(inputs), len(outputs)
 
     def codegen(context, builder, signature, args):
-        if not len(states):  # compiled, but never reached, where the system is large or complex
-            return context.get_dummy_value()
-        number = [ir.Constant(ir.IntType(64), j) for j in range(max(2, len(states), len(inputs)))]
-        given, state, out = (_Lines(context, builder, signature.args[k], args[k]) for k in (1, 2, 3))
-        parts = [builder.extract_value(args[0], k) for k in range(4)]
-        lines = [_Lines(context, builder, t, v) for t, v in zip(signature.args[0], parts, strict=True)]
-        a, b, c, d = (
-            [m.load(j) for j in number[: len(side)]] for m, side in zip(lines, (states, inputs) * 2, strict=True)
-        )
-        slot = cgutils.alloca_once_value(builder, state.load(number[0]))
-        with cgutils.for_range(builder, args[4]) as loop:
-            x = builder.load(slot)
-            new = result = ir.Constant(state.vector, [0.0] * LANES)
-            driven = [given.spread(loop.index, j) for j in number[: len(inputs)]]
+        v = Real(context, builder, x.dtype, len(lanes))
+        bases = [pointer(context, builder, t, value) for t, value in zip(signature.args[:4], args[:4], strict=True)]
+        length = builder.extract_value(context.make_array(x)(context, builder, args[2]).shape, 1)
+        first = builder.mul(args[4], _int((2 * (n + m) + 1) * v.lanes))
+        *matrices, start = (v.load(bases[0], builder.add(first, _int(k * v.lanes))) for k in range(2 * (n + m) + 1))
+        a, b, c, d = (matrices[k : k + size] for k, size in ((0, n), (n, m), (n + m, n), (2 * n + m, m)))
+        begin, slot = builder.mul(args[4], length), cgutils.alloca_once_value(builder, start)
+        with cgutils.for_range(builder, length) as loop:
+            t, state = builder.add(begin, loop.index), builder.load(slot)
+            _store(v, state, bases[2], t, n)
+            given = [builder.gep(bases[1], [builder.add(builder.mul(t, _int(m)), _int(j))]) for j in range(m)]
+            driven = [v.splat(builder.load(place)) for place in given]
+            new = result = None
             for column, value in zip(b, driven, strict=True):
-                new = state.add(new, column, value)
-            for j in range(len(states)):
-                value = state.copies(x, j)
-                new, result = state.add(new, a[j], value), state.add(result, c[j], value)
+                new = v.mad(column, value, new)
+            for j in range(n):
+                value = v.shuffle(state, state, [j] * v.lanes)
+                new, result = v.mad(a[j], value, new), v.mad(c[j], value, result)
             for column, value in zip(d, driven, strict=True):
-                result = state.add(result, column, value)
-            out.store(result, loop.index)
-            state.store(new, builder.add(loop.index, number[1]))
-            builder.store(new, slot)
+                result = v.mad(column, value, result)
+            _store(v, v.zero if result is None else result, bases[3], t, p)
+            builder.store(v.zero if new is None else new, slot)
         return context.get_dummy_value()
 
-    return types.void(matrices, u, s, o, n, states, inputs), codegen
+    return types.void(columns, u, x, y, row, states, inputs, outputs, lanes), codegen
+
+
+def _store(v, value, base, t, count):
+    """The first `count` lanes to row `t`, and nothing to what follows."""
+    start = v.b.mul(t, _int(count))
+    if count == v.lanes:
+        v.store(value, base, start)
+    else:
+        for i in range(count):
+            v.b.store(v.lane(value, i), v.b.gep(base, [v.b.add(start, _int(i))]), align=v.align)
+
+
+def _recur_in_python(columns, u, x, y, row, states, inputs, outputs, lanes):
+    n, m, p = len(states), len(inputs), len(outputs)
+    a, b, c, d, first = np.split(columns[row], np.cumsum([n, m, n, m]))
+    state = first[0]
+    for t in range(x.shape[1]):
+        x[row, t], y[row, t] = state[:n], (state[:n] @ c + u[row, t] @ d)[:p]
+        state = state[:n] @ a + u[row, t] @ b
 
 
 recur_small = _recur_in_python if getattr(numba.config, "DISABLE_JIT", False) else _recur_vector

@@ -16,6 +16,10 @@ _HOME = {
     "block_scan_vjp": "ops.block_scan",
     "block_step": "ops.block_scan",
     "check_vjp": "gradcheck",
+    "cross_merge": "ops.cross_scan",
+    "cross_merge_vjp": "ops.cross_scan",
+    "cross_scan": "ops.cross_scan",
+    "cross_scan_vjp": "ops.cross_scan",
     "delta_rule": "ops.delta_rule",
     "delta_rule_step": "ops.delta_rule_step",
     "delta_rule_vjp": "ops.delta_rule",
@@ -68,6 +72,8 @@ _HOME = {
     "selective_step": "ops.selective_step",
     "set_workers": "engines.cpu.pool",
     "short_conv": "ops.short_conv",
+    "short_conv_nd": "ops.short_conv_nd",
+    "short_conv_nd_vjp": "ops.short_conv_nd",
     "short_conv_step": "ops.short_conv",
     "short_conv_vjp": "ops.short_conv",
     "show_config": "_config",
@@ -84,6 +90,7 @@ _HOME = {
     "ssm_kernel_vjp": "ops.ssm_kernel",
     "undiscretize": "ops.undiscretize",
     "use_engine": "engines",
+    "window_groups": "ops.window_groups",
 }
 
 __all__ = sorted(_HOME)
@@ -96,6 +103,7 @@ if TYPE_CHECKING:
     from linscan.ops.allpole import allpole, allpole_vjp
     from linscan.ops.assoc_scan import assoc_scan, assoc_scan_vjp
     from linscan.ops.block_scan import block_scan, block_scan_vjp, block_step
+    from linscan.ops.cross_scan import cross_merge, cross_merge_vjp, cross_scan, cross_scan_vjp
     from linscan.ops.delta_rule import delta_rule, delta_rule_vjp
     from linscan.ops.delta_rule_step import delta_rule_step
     from linscan.ops.discretize import discretize, discretize_vjp
@@ -121,12 +129,14 @@ if TYPE_CHECKING:
     from linscan.ops.selective_scan import selective_scan, selective_scan_vjp
     from linscan.ops.selective_step import selective_step
     from linscan.ops.short_conv import short_conv, short_conv_step, short_conv_vjp
+    from linscan.ops.short_conv_nd import short_conv_nd, short_conv_nd_vjp
     from linscan.ops.softmax_average import softmax_average, softmax_average_step, softmax_average_vjp
     from linscan.ops.sosfilt import sosfilt, sosfilt_vjp
     from linscan.ops.ssm_kernel import ssm_kernel, ssm_kernel_vjp
     from linscan.ops.ssm_kernel_dense import ssm_kernel_dense, ssm_kernel_dense_vjp
     from linscan.ops.ssm_kernel_dplr import ssm_kernel_dplr, ssm_kernel_dplr_vjp
     from linscan.ops.undiscretize import undiscretize
+    from linscan.ops.window_groups import window_groups
 
 
 def __getattr__(name: str) -> Any:

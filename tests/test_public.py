@@ -25,6 +25,7 @@ NO_GRADIENT = {
     "show_config": "asks about the machine",
     "undiscretize": "looks back at a finished system; its docstring says why",
     "use_engine": "a context manager",
+    "window_groups": "makes an index; what it returns has the gradients of using it",
 }
 
 

@@ -1,4 +1,4 @@
-"""Vectors of LANES numbers as LLVM instructions, real or complex behind one set of names, for the intrinsics beside."""
+"""Vectors of numbers (LANES, unless told) as LLVM instructions, real or complex behind one set of names."""
 
 from typing import Any
 
@@ -46,7 +46,9 @@ class Real:
 
     def pick(self, x: Any, lanes: list[int | None], fill: float) -> Any:
         """Lane i of the result is lane ``lanes[i]`` of `x`, or `fill` where that is None."""
-        return self.shuffle(x, ir.Constant(self.vector, [fill] * LANES), [LANES if i is None else i for i in lanes])
+        return self.shuffle(
+            x, ir.Constant(self.vector, [fill] * self.lanes), [self.lanes if i is None else i for i in lanes]
+        )
 
     def lane(self, x: Any, i: int) -> Any:
         """One lane, as a scalar of Numba's."""
@@ -54,42 +56,42 @@ class Real:
 
     def splat(self, scalar: Any) -> Any:
         one = self.b.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-        return self.shuffle(one, one, [0] * LANES)
+        return self.shuffle(one, one, [0] * self.lanes)
 
     def vanishing(self, x: Any, y: Any) -> Any:
         """Zero in the lanes where `x` and `y` are neither inf nor NaN, NaN in the others."""
         return self.add(self.mul(x, self.zero), self.mul(y, self.zero))
 
     def all_zero(self, x: Any) -> Any:
-        bits = self.b.bitcast(self.b.fcmp_ordered("oeq", x, self.zero), ir.IntType(LANES))
-        return self.b.icmp_unsigned("==", bits, ir.Constant(ir.IntType(LANES), 2**LANES - 1))
+        bits = self.b.bitcast(self.b.fcmp_ordered("oeq", x, self.zero), ir.IntType(self.lanes))
+        return self.b.icmp_unsigned("==", bits, ir.Constant(ir.IntType(self.lanes), 2**self.lanes - 1))
 
     def all_finite(self, x: Any, y: Any) -> Any:
         return self.all_zero(self.vanishing(x, y))
 
 
 class Complex:
-    """LANES complex numbers, interleaved in memory; a vector is the pair (real parts, imaginary parts)."""
+    """`lanes` complex numbers, interleaved in memory; a vector is the pair (real parts, imaginary parts)."""
 
-    def __init__(self, context: Any, builder: Any, element: Any) -> None:
-        self.context, self.b, self.type = context, builder, element
-        self.r = Real(context, builder, element.underlying_float)
+    def __init__(self, context: Any, builder: Any, element: Any, lanes: int = LANES) -> None:
+        self.context, self.b, self.type, self.lanes = context, builder, element, lanes
+        self.r = Real(context, builder, element.underlying_float, lanes)
 
     def _flat(self, base: Any, index: Any) -> tuple[Any, Any, Any]:
         base = self.b.bitcast(base, self.r.vector.element.as_pointer())
         index = self.b.add(index, index)
-        return base, index, self.b.add(index, ir.Constant(index.type, LANES))
+        return base, index, self.b.add(index, ir.Constant(index.type, self.lanes))
 
     def load(self, base: Any, index: Any) -> Any:
         base, low, high = self._flat(base, index)
         first, second = self.r.load(base, low), self.r.load(base, high)
-        return tuple(self.r.shuffle(first, second, list(range(k, 2 * LANES, 2))) for k in (0, 1))
+        return tuple(self.r.shuffle(first, second, list(range(k, 2 * self.lanes, 2))) for k in (0, 1))
 
     def store(self, value: Any, base: Any, index: Any) -> None:
         base, low, high = self._flat(base, index)
-        lanes = [i // 2 + LANES * (i % 2) for i in range(2 * LANES)]
-        self.r.store(self.r.shuffle(value[0], value[1], lanes[:LANES]), base, low)
-        self.r.store(self.r.shuffle(value[0], value[1], lanes[LANES:]), base, high)
+        lanes = [i // 2 + self.lanes * (i % 2) for i in range(2 * self.lanes)]
+        self.r.store(self.r.shuffle(value[0], value[1], lanes[: self.lanes]), base, low)
+        self.r.store(self.r.shuffle(value[0], value[1], lanes[self.lanes :]), base, high)
 
     def mul(self, x: Any, y: Any) -> Any:
         r, minus = self.r, self.b.fneg(x[1])
@@ -121,9 +123,9 @@ class Complex:
         return self.r.all_zero(self.r.add(self.r.vanishing(x[0], y[0]), self.r.vanishing(x[1], y[1])))
 
 
-def vectors(context: Any, builder: Any, element: Any) -> Any:
+def vectors(context: Any, builder: Any, element: Any, lanes: int = LANES) -> Any:
     """The vector arithmetic of a Numba number type."""
-    return (Complex if isinstance(element, types.Complex) else Real)(context, builder, element)
+    return (Complex if isinstance(element, types.Complex) else Real)(context, builder, element, lanes)
 
 
 def pointer(context: Any, builder: Any, array_type: Any, value: Any) -> Any:

@@ -10,13 +10,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, wraps
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from linscan._arrays import Array, dtype_name, is_cupy
 from linscan.engines import fork, probe, support
+from linscan.engines.cpu.pool import resolve_workers
 
 NAMES = ("reference", "cpu", "cuda", "numba_cuda")
 _forced: ContextVar[str | None] = ContextVar("linscan_engine", default=None)
@@ -124,9 +125,22 @@ def _check_forced(op: str, engine: str, dtype: np.dtype, on_gpu: bool) -> None:
         raise TypeError(f"{op}: engine {engine!r} takes CuPy arrays; got NumPy")
 
 
+def check_workers(who: str, workers: int | None) -> None:
+    """Refuse `workers` that are not a number of threads, on every engine and whether or not threads would run."""
+    if workers is not None:
+        resolve_workers(workers, who)
+
+
 @cache
 def _load(engine: str, function: str) -> Callable[..., Any]:
     op = support.row_of(function)
     with fork.loading:
         module = importlib.import_module(f"linscan.engines.{engine}.{support.MODULE.get(op, op)}")
-    return getattr(module, function)
+    run = getattr(module, function)
+
+    @wraps(run)
+    def checked(*args: Any, **options: Any) -> Any:
+        check_workers(op, options.get("workers"))
+        return run(*args, **options)
+
+    return checked

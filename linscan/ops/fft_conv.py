@@ -11,7 +11,7 @@ import numpy as np
 
 from linscan import _arrays
 from linscan._arrays import Array
-from linscan.engines import pick
+from linscan.engines import check_workers, pick
 from linscan.ops.conv_window import Window, prepare, time_back, time_last
 
 
@@ -118,6 +118,7 @@ def fft_conv(
 
 
 def _run(w: Window, workers: int | None) -> Array:
+    check_workers("fft_conv", workers)  # nothing runs where nothing is to be done
     xp = _arrays.namespace(w.u)
     shape = (*np.broadcast_shapes(w.u.shape[:-1], w.k.shape[:-1]), w.u.shape[-1])
     place = len(shape) + w.time

@@ -7,7 +7,7 @@ import numpy as np
 
 from linscan import _arrays
 from linscan._arrays import Array
-from linscan.engines import pick
+from linscan.engines import check_workers, pick
 from linscan.ops.conv_window import MODES
 
 
@@ -124,6 +124,7 @@ def _fold(k: Array, axis: int, period: int) -> Array:
 
 
 def _run(p: _Problem, workers: int | None) -> Array:
+    check_workers("fft_conv_nd", workers)  # nothing runs where nothing is to be done
     xp, dims = _arrays.namespace(p.u), len(p.axes)
     y = _window(p, p.u, p.k, p.u.shape[-dims:], p.starts, workers)
     return xp.ascontiguousarray(xp.moveaxis(y, range(-dims, 0), p.axes))

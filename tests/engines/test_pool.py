@@ -183,9 +183,23 @@ def test_set_workers_decides_how_many_threads_run():
 
 
 @pytest.mark.parametrize("workers", [0, 1.5, "2", -1000])
-def test_a_wrong_workers_argument_is_refused(workers):
-    with pytest.raises((ValueError, TypeError), match="workers must"):
-        linscan.scan(0.5, np.ones(5), workers=workers)
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
+@pytest.mark.parametrize("length", [0, 1, 5])
+def test_a_wrong_workers_argument_is_refused(workers, engine, length):
+    x = np.ones(length)
+    calls = {
+        "scan": lambda: linscan.scan(0.5, x, workers=workers),
+        "lfilter": lambda: linscan.lfilter([1.0], [1.0, 0.5], x, workers=workers),
+        "sosfilt": lambda: linscan.sosfilt([[1.0, 0, 0, 1, 0, 0]], x, workers=workers),
+        "allpole": lambda: linscan.allpole(0.5, x, workers=workers),
+        "dlsim": lambda: linscan.dlsim((0.5, 1.0, 1.0, 0.0, 1.0), x, workers=workers),
+        "short_conv": lambda: linscan.short_conv(x, np.ones(2), axis=-1, workers=workers),
+        "fft_conv": lambda: linscan.fft_conv(x, np.ones(2), workers=workers),
+        "ssm_kernel": lambda: linscan.ssm_kernel(x[:1], x[:1], length, workers=workers),
+    }
+    for name, call in calls.items():
+        with linscan.use_engine(engine), pytest.raises((ValueError, TypeError), match=f"{name}: workers must"):
+            call()
 
 
 @pytest.mark.parametrize(

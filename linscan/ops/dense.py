@@ -106,17 +106,17 @@ def _working(xp: Any, x: Array, dtype: np.dtype) -> Array:
 
 def _product(xp: Any, x: Array, w: Array, real: bool) -> Array:
     """``x @ w``, or its real part, by real products wherever a factor or the result is real."""
+    # A complex row is read as the interleaved parts it is in memory; parts taken out of it would first be copied.
     kinds = x.dtype.kind == "c", w.dtype.kind == "c"
-    if kinds == (False, True):
-        if real:
-            return x @ w.real
+    if kinds == (False, True) and not real:
         pairs = xp.stack([w.real, w.imag], -1).reshape(w.shape[0], -1)
         return (x @ pairs).view(w.dtype)
-    if kinds == (True, False):
-        return x.real @ w if real else _product(xp, w.T, x.T, False).T
+    if kinds == (True, False) and not real:
+        return _product(xp, w.T, x.T, False).T
     if kinds == (True, True) and real:
-        return x.real @ w.real - x.imag @ w.imag
-    return x @ w
+        pairs = xp.stack([w.real, -w.imag], 1).reshape(-1, w.shape[1])
+        return xp.ascontiguousarray(x).view(pairs.dtype) @ pairs
+    return xp.ascontiguousarray(x.real) @ xp.ascontiguousarray(w.real) if real else x @ w
 
 
 def embedding(tokens: Array, table: Array) -> Array:

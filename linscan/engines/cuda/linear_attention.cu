@@ -1,0 +1,237 @@
+// S[t] = e^g[t] S[t-1] + k[t] v[t]^T,  o[t] = scale S[t]^T q[t], 16-bit arrays, one decay a step, on tensor cores.
+//
+// A block owns SLICE value columns of one head and walks the head's chunks of 64 steps, the state in float32 registers:
+//   O = e^W (Q S) + P V,   P[t, s] = q[t] k[s] e^(W[t] - W[s]) for s <= t,   S' = e^W[63] S + K^T (e^(W[63] - W) V),
+// W being sums of g from the chunk's start, or from the last step that forgets what was before it. Rows t are shared out
+// between four warps for O, and rows of S for S'. What products take in is rounded to 16 bits, sums are float32.
+//
+// Bytes moved: v, o once, q, k and g once for each slice of the values. Two blocks' products fill a multiprocessor:
+// a chunk is 64 (2 * 64 K + 64 SLICE ...) operations, and its loads wait behind the other blocks' products.
+// Limits: keys to 256, any number of values and steps.
+#ifndef STORAGE  // the launcher's macros, as the tests compile them
+#define STORAGE bfloat16
+#define KEYS 128
+#define SLICE 64
+#define DECAYS 1
+#define PACKED 1
+#endif
+#include "layout.cuh"
+#include "mma.cuh"
+
+typedef STORAGE S;
+constexpr int STEPS = 64, WARPS = 4, THREADS = 32 * WARPS, PAD = 8;
+constexpr int TILES = KEYS / 16 / WARPS, COLUMNS = SLICE / 8;  // of the state: 16 x 8 tiles of a warp
+constexpr float FORGET = -88.0f;  // e^g below the smallest normal number: what was before is no more
+
+struct alignas(16) Half8 { S item[8]; };
+
+struct Shared {
+  S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD], v[STEPS][SLICE + PAD], scaled[STEPS][SLICE + PAD], state[KEYS][SLICE + PAD];
+  float sum[STEPS];  // W
+  int cut[STEPS];    // the last step up to here that forgets, -1 if the state before the chunk is still seen
+};
+
+enum { Q, K, V, G, STATE };  // operands of the layout
+
+// `count` steps of `width` numbers, WIDTH with zeros.
+template <int WIDTH> __device__ __forceinline__ void load(S (*to)[WIDTH + PAD], const S* from, i64 time, int count, int width) {
+  const S zero = Narrow<S>::of(0.0f);
+  if (PACKED) {
+    for (int i = threadIdx.x; i < STEPS * (WIDTH / 8); i += THREADS) {
+      const int t = i / (WIDTH / 8), n = i % (WIDTH / 8) * 8;
+      Half8 x;
+#pragma unroll
+      for (int j = 0; j < 8; j++) x.item[j] = zero;
+      if (t < count && n < width) x = *reinterpret_cast<const Half8*>(from + t * time + n);
+      *reinterpret_cast<Half8*>(&to[t][n]) = x;
+    }
+  } else {
+    for (int i = threadIdx.x; i < STEPS * WIDTH; i += THREADS) {
+      const int t = i / WIDTH, n = i % WIDTH;
+      to[t][n] = t < count && n < width ? from[t * time + n] : zero;
+    }
+  }
+}
+
+// Sums of g over the chunk, two steps a lane; one warp.
+__device__ __forceinline__ void gates(Shared& shared, const float* g, i64 time, int count, int lane) {
+  float sum[2];
+  int cut[2];
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const int t = 2 * lane + i;
+    const float x = DECAYS && t < count ? g[t * time] : 0.0f;
+    const bool forgets = x < FORGET;
+    cut[i] = forgets ? t : i ? cut[0] : -1;
+    sum[i] = forgets ? 0.0f : i ? sum[0] + x : x;
+  }
+  float before = sum[1];
+  int last = cut[1];
+#pragma unroll
+  for (int by = 1; by < 32; by *= 2) {
+    const float left = shuffle_up(before, by);
+    const int cut_left = shuffle_up(last, by);
+    if (lane >= by && last < 0) before += left, last = cut_left;
+  }
+  before = shuffle_up(before, 1), last = shuffle_up(last, 1);
+  if (!lane) before = 0.0f, last = -1;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const bool open = cut[i] < 0;
+    shared.sum[2 * lane + i] = open ? before + sum[i] : sum[i];
+    shared.cut[2 * lane + i] = open ? last : cut[i];
+  }
+}
+
+// e^(W[t] - W[s]), zero where step t no longer sees step s. A sum that restarts is below any that went before.
+__device__ __forceinline__ float between(const Shared& shared, int t, int s) {
+  return s >= shared.cut[t] ? expf(shared.sum[t] - shared.sum[s]) : 0.0f;
+}
+__device__ __forceinline__ float since_start(const Shared& shared, int t) { return shared.cut[t] < 0 ? expf(shared.sum[t]) : 0.0f; }
+
+// 16 x 16 from rows of an array [row][column]: the A of a product, or, TURNED, its transpose.
+template <bool TURNED, class Row> __device__ __forceinline__ void load_a(u32 (&a)[4], const Row* x, int row, int column, int lane) {
+  const int i = lane / 8, r = lane % 8;
+  load_tiles<TURNED>(a, TURNED ? &x[row + i / 2 * 8 + r][column + i % 2 * 8] : &x[row + i % 2 * 8 + r][column + i / 2 * 8]);
+}
+// Two neighbouring 16 x 8 tiles as the B of a product: from [inner][column], or, TURNED == false, from [column][inner].
+template <bool TURNED, class Row> __device__ __forceinline__ void load_b(u32 (&b)[4], const Row* x, int inner, int column, int lane) {
+  const int i = lane / 8, r = lane % 8;
+  load_tiles<TURNED>(b, TURNED ? &x[inner + i % 2 * 8 + r][column + i / 2 * 8] : &x[column + i / 2 * 8 + r][inner + i % 2 * 8]);
+}
+
+// Outputs of 16 steps from `first` on.
+__device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& shared, int first, int lane) {
+#pragma unroll
+  for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) o[n][i] = 0.0f;
+  float p[STEPS / 8][4];
+#pragma unroll
+  for (int n = 0; n < STEPS / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) p[n][i] = 0.0f;
+#pragma unroll 2
+  for (int j = 0; j < KEYS; j += 16) {
+    u32 a[4], b[4];
+    load_a<false>(a, shared.q, first, j, lane);
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n += 2) {
+      load_b<true>(b, shared.state, j, 8 * n, lane);
+      mma(o[n], a, b[0], b[1], S());
+      mma(o[n + 1], a, b[2], b[3], S());
+    }
+#pragma unroll
+    for (int n = 0; n < STEPS / 8; n += 2) {
+      if (8 * n > first) continue;
+      load_b<false>(b, shared.k, j, 8 * n, lane);
+      mma(p[n], a, b[0], b[1], S());
+      mma(p[n + 1], a, b[2], b[3], S());
+    }
+  }
+  const int g = lane / 4, t = lane % 4;
+  const float seen[2] = {since_start(shared, first + g), since_start(shared, first + g + 8)};
+#pragma unroll
+  for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) o[n][i] = seen[i / 2] == 0.0f ? 0.0f : o[n][i] * seen[i / 2];
+#pragma unroll
+  for (int n = 0; n < STEPS / 8; n += 2) {
+    if (8 * n > first) continue;
+    u32 a[4], b[4];
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+      for (int row = 0; row < 2; row++) {
+        float pair[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          const int step = first + g + 8 * row, s = 8 * (n + half) + 2 * t + i;
+          pair[i] = s <= step ? p[n + half][2 * row + i] * between(shared, step, s) : 0.0f;
+        }
+        a[2 * half + row] = ::pair<S>(pair[0], pair[1]);
+      }
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c += 2) {
+      load_b<true>(b, shared.v, 8 * n, 8 * c, lane);
+      mma(o[c], a, b[0], b[1], S());
+      mma(o[c + 1], a, b[2], b[3], S());
+    }
+  }
+}
+
+typedef float State[TILES][COLUMNS][4];
+
+// Calls f(key, column, value) for each number of this thread's part of the state.
+template <class F> __device__ __forceinline__ void each(State& state, int warp, int lane, F f) {
+#pragma unroll
+  for (int m = 0; m < TILES; m++)
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) f((warp * TILES + m) * 16 + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2 + i % 2, state[m][n][i]);
+}
+
+__device__ __forceinline__ void advance(State& state, const Shared& shared, int warp, int lane) {
+  const float kept = since_start(shared, STEPS - 1);
+  each(state, warp, lane, [=](int, int, float& x) { x = kept == 0.0f ? 0.0f : x * kept; });
+#pragma unroll
+  for (int s = 0; s < STEPS; s += 16)
+#pragma unroll
+    for (int m = 0; m < TILES; m++) {
+      u32 a[4], b[4];
+      load_a<true>(a, shared.k, s, (warp * TILES + m) * 16, lane);
+#pragma unroll
+      for (int n = 0; n < COLUMNS; n += 2) {
+        load_b<true>(b, shared.scaled, s, 8 * n, lane);
+        mma(state[m][n], a, b[0], b[1], S());
+        mma(state[m][n + 1], a, b[2], b[3], S());
+      }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+run(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, const float* g, const float* first, S* o,
+    float* last, int keys, i64 values, float scale) {
+  extern __shared__ __align__(16) u8 memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(memory);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  const i64 slices = (values + SLICE - 1) / SLICE, row = blockIdx.x / slices, column = blockIdx.x % slices * SLICE;
+  const int width = static_cast<int>(values - column < SLICE ? values - column : SLICE);
+  const Place place = locate(layout, row);
+  q += place.at[Q], k += place.at[K], v += place.at[V] + column, g += DECAYS ? place.at[G] : 0;
+  o += row * layout.length * values + column, last += row * keys * values + column;
+  State state;
+  each(state, warp, lane, [=](int key, int c, float& x) {
+    x = first && key < keys && c < width ? first[place.at[STATE] + key * values + column + c] : 0.0f;
+  });
+#pragma unroll 1
+  for (i64 t = 0; t < layout.length; t += STEPS) {
+    const int count = static_cast<int>(layout.length - t < STEPS ? layout.length - t : STEPS);
+    load<KEYS>(shared.q, q + t * layout.operand[Q].time, layout.operand[Q].time, count, keys);
+    load<KEYS>(shared.k, k + t * layout.operand[K].time, layout.operand[K].time, count, keys);
+    load<SLICE>(shared.v, v + t * layout.operand[V].time, layout.operand[V].time, count, width);
+    each(state, warp, lane, [&](int key, int c, float& x) { shared.state[key][c] = Narrow<S>::of(x); });
+    if (warp == 0) gates(shared, g + t * layout.operand[G].time, layout.operand[G].time, count, lane);
+    __syncthreads();
+    for (int i = threadIdx.x; i < STEPS * SLICE; i += THREADS) {
+      const int s = i / SLICE, c = i % SLICE;
+      shared.scaled[s][c] = Narrow<S>::of(widen(shared.v[s][c]) * between(shared, STEPS - 1, s));
+    }
+    float out[COLUMNS][4];
+    outputs(out, shared, 16 * warp, lane);
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int step = 16 * warp + lane / 4 + i / 2 * 8, c = 8 * n + lane % 4 * 2 + i % 2;
+        if (step < count && c < width) o[(t + step) * values + c] = Narrow<S>::of(scale * out[n][i]);
+      }
+    __syncthreads();
+    advance(state, shared, warp, lane);
+    __syncthreads();
+  }
+  each(state, warp, lane, [=](int key, int c, float& x) {
+    if (key < keys && c < width) last[key * values + c] = x;
+  });
+}

@@ -1,0 +1,36 @@
+// mma.cuh for the host compiler: what lanes hold is laid out as the card does, and exchanged through the warp's memory.
+#pragma once
+
+template <class T> inline const T* exchange(T mine) {  // every lane's, until the next barrier
+  Warp& warp = warps[threadIdx.x / 32];
+  std::memcpy(warp.word[threadIdx.x % 32], &mine, sizeof mine);
+  __syncwarp();
+  static thread_local T all[32];
+  for (int lane = 0; lane < 32; lane++) std::memcpy(&all[lane], warp.word[lane], sizeof mine);
+  __syncwarp();
+  return all;
+}
+
+struct Fragments { u32 a[4], b[2]; };
+template <class S> void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, S) {
+  const Fragments* all = exchange(Fragments{{a[0], a[1], a[2], a[3]}, {b0, b1}});
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  for (int i = 0; i < 4; i++) {
+    const int row = i / 2, column = 2 * t + i % 2;
+    for (int k = 0; k < 16; k++) {
+      const u32 x = all[4 * g + k % 8 / 2].a[k / 8 * 2 + row], y = all[4 * column + k % 8 / 2].b[k / 8];
+      d[i] += (k % 2 ? high(x, S()) : low(x, S())) * (k % 2 ? high(y, S()) : low(y, S()));
+    }
+  }
+}
+
+template <bool TURNED> void load_tiles(u32 (&x)[4], const void* row) {
+  const void* const* rows = exchange(row);
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  for (int i = 0; i < 4; i++) {
+    u16 pair[2];
+    for (int j = 0; j < 2; j++)
+      pair[j] = TURNED ? static_cast<const u16*>(rows[8 * i + 2 * t + j])[g] : static_cast<const u16*>(rows[8 * i + g])[2 * t + j];
+    x[i] = pair[0] | static_cast<u32>(pair[1]) << 16;
+  }
+}

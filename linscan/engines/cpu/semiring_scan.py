@@ -1,4 +1,8 @@
-"""Log-space scans on the CPU: tiles of (times, channels) that stay in the cache while several loops run over them."""
+"""Log-space scans on the CPU: tiles that stay in the cache while several loops run over them.
+
+Arrays are seen as (outer, T, inner). With many inner channels a tile is (times, channels), else (rows, times). What is
+contiguous and of the arithmetic's dtype is read and written in place.
+"""
 
 from functools import partial
 
@@ -7,12 +11,13 @@ import numpy as np
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cpu import scan as diagonal
 from linscan.engines.cpu.pool import parallel_for, resolve_workers
-from linscan.engines.cpu.semiring_rows import maxima, sums
+from linscan.engines.cpu.semiring_rows import maxima_columns, maxima_rows, sums_columns, sums_rows
 from linscan.engines.reference.semiring_scan import share, weights
 
 _GRAIN = 1 << 13  # elements a thread must get for its hand-over to pay
-_TILE = 1 << 13  # elements of a tile
-_CHANNELS = 256  # of a tile; as many rows where time is the last axis
+_TILE = 1 << 14  # elements of a tile
+_WIDE = 16  # inner channels from which a time step is worth a vector operation
+_CHANNELS = 1024  # of a tile, at most
 
 
 def max_scan(a: Array, b: Array, h0: Array | None, *, axis, reverse, reset, workers) -> Array:
@@ -75,59 +80,59 @@ def _run(work, ins, outs, states, reset, axis, reverse, workers):
     if not outs[0].size:
         return
     (outer, inner), length = states[0].shape, outs[0].shape[axis]
-    views = [x.reshape(outer, length, inner) for x in [*ins, *outs]]
-    starts = None if reset is None else reset.reshape(outer, length, inner)
+    views = [x.reshape(outer, length, inner) for x in [*ins, *([] if reset is None else [reset]), *outs]]
     threads = resolve_workers(workers)
-    width = inner if inner <= _CHANNELS and outer >= threads else min(_CHANNELS, max(16, -(-inner // threads)))
-    rows = max(1, min(_CHANNELS // width, -(-outer // threads)))
+    if inner < _WIDE:
+        views, rows, width = [x.swapaxes(1, 2) for x in views], max(1, _TILE // (length * inner)), inner
+        rows = min(rows, -(-outer // threads))
+    else:
+        rows, width = 1, min(inner, _CHANNELS if outer >= threads else max(_WIDE, -(-inner // threads)))
     across = -(-inner // width)
-    tiles = partial(_channels, work, views, len(ins), starts, states, reverse)
+    tiles = partial(_channels, partial(work, inner < _WIDE, reverse), views, len(ins), reset is not None, reverse)
 
     def body(lo: int, hi: int) -> None:
         for unit in range(lo, hi):
             k, d = divmod(unit, across)
-            tiles(slice(k * rows, min(k * rows + rows, outer)), slice(d * width, min(d * width + width, inner)))
+            part = np.s_[k * rows : min(k * rows + rows, outer), d * width : min(d * width + width, inner)]
+            carried = [x[part].reshape(-1) for x in states]
+            tiles(carried, inner < _WIDE, part)
 
     grain = max(1, _GRAIN // (length * rows * width))
     parallel_for(body, -(-outer // rows) * across, grain=grain, workers=workers)
 
 
-def _channels(work, views, n_ins, starts, states, reverse, rows, columns):
+def _channels(work, views, n_ins, has_reset, reverse, carried, time_last, part):
     """All times of some rows and columns, tile after tile."""
-    length = views[0].shape[1]
-    carried = [x[rows, columns].reshape(-1) for x in states]
-    times = max(1, _TILE // carried[0].size)
+    length, compute, count = views[0].shape[2 if time_last else 1], carried[0].dtype, carried[0].size
+    times = max(1, _TILE // count)
     edges = range(0, length, times)
-    compute = carried[0].dtype
     for t in reversed(edges) if reverse else edges:
-        part = rows, slice(t, min(t + times, length)), columns
-        given = [_times_first(x[part], compute) for x in views[:n_ins]]
-        begins = None if starts is None else _times_first(starts[part], np.dtype(bool))
-        for x, y in zip(views[n_ins:], work(given, begins, carried, reverse), strict=True):
-            there = x[part].swapaxes(0, 1)
-            there[...] = y.reshape(there.shape)
+        span = slice(t, min(t + times, length))
+        tile = (*part, span) if time_last else (part[0], span, part[1])
+        shape = (count, span.stop - t) if time_last else (span.stop - t, count)
+        given = [np.ascontiguousarray(x[tile], compute).reshape(shape) for x in views[:n_ins]]
+        starts = np.ascontiguousarray(views[n_ins][tile]).reshape(shape) if has_reset else None
+        there = [x[tile] for x in views[n_ins + has_reset :]]
+        direct = [x.dtype == compute and x.flags.c_contiguous for x in there]
+        outs = [x.reshape(shape) if d else np.empty(shape, compute) for x, d in zip(there, direct, strict=True)]
+        work(given, starts, carried, outs)
+        for x, y, d in zip(there, outs, direct, strict=True):
+            if not d:
+                x[...] = y.reshape(x.shape)
 
 
-def _times_first(x, dtype):
-    x = x.swapaxes(0, 1)
-    return np.ascontiguousarray(x, dtype).reshape(len(x), x.shape[1] * x.shape[2])
+def _maxima(time_last, reverse, given, starts, carried, outs):
+    run = maxima_rows if time_last else maxima_columns
+    run(*given, starts, *carried, *outs, None, reverse)
 
 
-def _maxima(given, starts, carried, reverse):
-    c = np.empty(given[1].shape, given[1].dtype)
-    maxima(given[0], given[1], starts, carried[0], c, None, reverse)
-    return [c]
-
-
-def _logarithms(given, starts, carried, reverse):
+def _logarithms(time_last, reverse, given, starts, carried, outs):
     """The sums' logarithms of one tile, and with values their means."""
-    a, b, *values = given
-    c, u = np.empty(b.shape, b.dtype), np.empty(b.shape, b.dtype)
+    maxima, sums = (maxima_rows, sums_rows) if time_last else (maxima_columns, sums_columns)
+    (a, b, *values), (c, *means), u = given, outs, np.empty_like(given[1])
     maxima(a, b, starts, carried[0], c, u, reverse)
     np.exp(u, out=u)
-    means = [np.empty(b.shape, b.dtype)] if values else []
-    last = (values[0], carried[2], means[0], np.empty_like(carried[2])) if values else (None, None, None, None)
+    last = (values[0], carried[2], means[0], np.empty_like(carried[2])) if values else (None,) * 4
     sums(b, c, u, carried[1], *last, reverse)
     np.log(u, out=u)
     np.add(c, u, out=c)
-    return [c, *means]

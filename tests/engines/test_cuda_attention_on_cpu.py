@@ -26,15 +26,16 @@ class Kernel:
 
     max_dynamic_shared_size_bytes = 1 << 20
 
-    def __init__(self, folder, loaded, source, dtype, macros):
-        self.folder, self.loaded, self.key = folder, loaded, (source, dtype, macros)
+    def __init__(self, folder, loaded, name, *key):
+        self.folder, self.loaded, self.name, self.key = folder, loaded, name, key
 
     def __call__(self, grid, threads, arguments, shared_mem=0):
         if self.key not in self.loaded:
             self.loaded[self.key] = self.compiled(*self.key)
         values = [np.array([x]) if isinstance(x, np.float32) else _value(x) for x in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-        self.loaded[self.key](ctypes.c_longlong(grid[0]), ctypes.c_longlong(threads[0]), pointers)
+        run = getattr(self.loaded[self.key], f"on_cpu_{self.name}")
+        run(ctypes.c_longlong(grid[0]), ctypes.c_longlong(threads[0]), pointers)
 
     def compiled(self, source, dtype, macros):
         primitives = (Path(_load.__file__).parent / "mma.cuh").read_text(encoding="utf-8")
@@ -44,14 +45,16 @@ class Kernel:
         code = code.replace(primitives.strip(), '#include "mma_on_cpu.h"\n')
         code = code.replace("extern __shared__ __align__(16) u8 memory[]", "alignas(16) static u8 memory[1 << 18]")
         place = self.folder / f"{len(self.loaded)}.cpp"
-        call = 'extern "C" void on_cpu(long long blocks, long long threads, void** a) {\n'
-        call += "  launch(blocks, threads, [=] { call(run, a); });\n}\n"
-        place.write_text(f'#include "cuda_on_cpu.h"\n{code}{GLUE}{call}')
+        code = '#include "cuda_on_cpu.h"\n' + code + GLUE
+        for name in ("run", "reduce", "carry"):
+            code += f'extern "C" void on_cpu_{name}(long long blocks, long long threads, void** a) {{\n'
+            code += f"  launch(blocks, threads, [=] {{ call({name}, a); }});\n}}\n"
+        place.write_text(code)
         command = ["g++", "-std=c++20", "-O1", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
         command += [f"-I{Path(__file__).parent}", "-o", str(place.with_suffix(".so")), str(place)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return ctypes.CDLL(str(place.with_suffix(".so"))).on_cpu
+        return ctypes.CDLL(str(place.with_suffix(".so")))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,8 @@ def engine(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
         spec.loader.exec_module(module)
-    module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, source, dtype, macros)
+    module.scratch = empty
+    module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
     return module
 
 
@@ -116,3 +120,13 @@ def test_heads_share_keys_where_they_lie(rng, engine):
     q, v = random(rng, (2, 3, 40, 8), DTYPE), random(rng, (2, 1, 40, 24), DTYPE)[..., ::3]
     k = random(rng, (40, 3, 8), DTYPE).swapaxes(0, 1)
     check(engine, q, k, v, -rng.uniform(0, 1, (3, 40, 1)).astype("float32"), None)
+
+
+def test_segments_of_time(rng, engine, monkeypatch):
+    monkeypatch.setattr(engine, "_WHOLE", 100)
+    monkeypatch.setattr(engine, "_SEGMENT", 64)
+    q, k, v = (random(rng, (2, 150, 16), DTYPE) for _ in range(3))
+    g = -rng.uniform(0, 0.1, (2, 150, 1)).astype("float32")
+    check(engine, q, k, v, g, random(rng, (16, 16), "float32"))
+    g[1, 70] = -np.inf
+    check(engine, q, k, v, g, random(rng, (2, 16, 16), "float32"))

@@ -5,8 +5,10 @@
 // W being sums of g from the chunk's start, or from the last step that forgets what was before it. Rows t are shared out
 // between four warps for O, and rows of S for S'. What products take in is rounded to 16 bits, sums are float32.
 //
-// Bytes moved: v, o once, q, k and g once for each slice of the values. Two blocks' products fill a multiprocessor:
-// a chunk is 64 (2 * 64 K + 64 SLICE ...) operations, and its loads wait behind the other blocks' products.
+// Long sequences are cut into segments: `reduce` makes each one's state from zero, `carry` hands the state on, `run` goes
+// again from the true one. Whether a sequence is cut follows from its length alone, and so do its bits.
+//
+// Bytes moved: v, o once, q, k and g once for each slice of the values; k, v and g once more if cut.
 // Limits: keys to 256, any number of values and steps.
 #ifndef STORAGE  // the launcher's macros, as the tests compile them
 #define STORAGE bfloat16
@@ -190,48 +192,114 @@ __device__ __forceinline__ void advance(State& state, const Shared& shared, int 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-run(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, const float* g, const float* first, S* o,
-    float* last, int keys, i64 values, float scale) {
-  extern __shared__ __align__(16) u8 memory[];
-  Shared& shared = *reinterpret_cast<Shared*>(memory);
+// A block's place: head, segment of time, and columns.
+struct Spot {
+  i64 row, segment, lo, hi, column;
+  int width;
+};
+
+__device__ __forceinline__ Spot spot(const Layout& layout, i64 values, i64 segment) {
+  const i64 slices = (values + SLICE - 1) / SLICE, rest = blockIdx.x / slices;
+  Spot x;
+  x.column = blockIdx.x % slices * SLICE, x.row = rest % layout.rows, x.segment = rest / layout.rows;
+  x.lo = x.segment * segment, x.hi = x.lo + segment < layout.length ? x.lo + segment : layout.length;
+  x.width = static_cast<int>(values - x.column < SLICE ? values - x.column : SLICE);
+  return x;
+}
+
+// Through the segment; returns the product of its decays, zero if it forgets. Without OUT only the state is made.
+template <bool OUT>
+__device__ __forceinline__ float through(State& state, Shared& shared, const Layout& layout, const Spot& x, const S* q, const S* k,
+                                         const S* v, const float* g, S* o, int keys, i64 values, float scale) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-  const i64 slices = (values + SLICE - 1) / SLICE, row = blockIdx.x / slices, column = blockIdx.x % slices * SLICE;
-  const int width = static_cast<int>(values - column < SLICE ? values - column : SLICE);
-  const Place place = locate(layout, row);
-  q += place.at[Q], k += place.at[K], v += place.at[V] + column, g += DECAYS ? place.at[G] : 0;
-  o += row * layout.length * values + column, last += row * keys * values + column;
-  State state;
-  each(state, warp, lane, [=](int key, int c, float& x) {
-    x = first && key < keys && c < width ? first[place.at[STATE] + key * values + column + c] : 0.0f;
-  });
+  const Place place = locate(layout, x.row);
+  const i64 step_k = layout.operand[K].time, step_v = layout.operand[V].time, step_g = layout.operand[G].time;
+  k += place.at[K], v += place.at[V] + x.column, g += DECAYS ? place.at[G] : 0;
+  if (OUT) q += place.at[Q], o += x.row * layout.length * values + x.column;
+  float decay = 1.0f;
 #pragma unroll 1
-  for (i64 t = 0; t < layout.length; t += STEPS) {
-    const int count = static_cast<int>(layout.length - t < STEPS ? layout.length - t : STEPS);
-    load<KEYS>(shared.q, q + t * layout.operand[Q].time, layout.operand[Q].time, count, keys);
-    load<KEYS>(shared.k, k + t * layout.operand[K].time, layout.operand[K].time, count, keys);
-    load<SLICE>(shared.v, v + t * layout.operand[V].time, layout.operand[V].time, count, width);
-    each(state, warp, lane, [&](int key, int c, float& x) { shared.state[key][c] = Narrow<S>::of(x); });
-    if (warp == 0) gates(shared, g + t * layout.operand[G].time, layout.operand[G].time, count, lane);
+  for (i64 t = x.lo; t < x.hi; t += STEPS) {
+    const int count = static_cast<int>(x.hi - t < STEPS ? x.hi - t : STEPS);
+    load<KEYS>(shared.k, k + t * step_k, step_k, count, keys);
+    load<SLICE>(shared.v, v + t * step_v, step_v, count, x.width);
+    if (OUT) {
+      load<KEYS>(shared.q, q + t * layout.operand[Q].time, layout.operand[Q].time, count, keys);
+      each(state, warp, lane, [&](int key, int c, float& y) { shared.state[key][c] = Narrow<S>::of(y); });
+    }
+    if (warp == 0) gates(shared, g + t * step_g, step_g, count, lane);
     __syncthreads();
+    decay *= since_start(shared, STEPS - 1);
     for (int i = threadIdx.x; i < STEPS * SLICE; i += THREADS) {
       const int s = i / SLICE, c = i % SLICE;
       shared.scaled[s][c] = Narrow<S>::of(widen(shared.v[s][c]) * between(shared, STEPS - 1, s));
     }
-    float out[COLUMNS][4];
-    outputs(out, shared, 16 * warp, lane);
+    if (OUT) {
+      float out[COLUMNS][4];
+      outputs(out, shared, 16 * warp, lane);
 #pragma unroll
-    for (int n = 0; n < COLUMNS; n++)
+      for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int step = 16 * warp + lane / 4 + i / 2 * 8, c = 8 * n + lane % 4 * 2 + i % 2;
-        if (step < count && c < width) o[(t + step) * values + c] = Narrow<S>::of(scale * out[n][i]);
-      }
+        for (int i = 0; i < 4; i++) {
+          const int step = 16 * warp + lane / 4 + i / 2 * 8, c = 8 * n + lane % 4 * 2 + i % 2;
+          if (step < count && c < x.width) o[(t + step) * values + c] = Narrow<S>::of(scale * out[n][i]);
+        }
+    }
     __syncthreads();
     advance(state, shared, warp, lane);
     __syncthreads();
   }
-  each(state, warp, lane, [=](int key, int c, float& x) {
-    if (key < keys && c < width) last[key * values + c] = x;
+  return decay;
+}
+
+__device__ __forceinline__ void put(State& state, float* to, int keys, i64 values, int width) {
+  each(state, threadIdx.x / 32, threadIdx.x & 31, [=](int key, int c, float& x) {
+    if (key < keys && c < width) to[key * values + c] = x;
   });
+}
+
+// What a segment makes of a state of zero, and the product of its decays.
+extern "C" __global__ void __launch_bounds__(THREADS)
+reduce(const __grid_constant__ Layout layout, const S* k, const S* v, const float* g, float* ends, float* decays, int keys,
+       i64 values, i64 segment) {
+  extern __shared__ __align__(16) u8 memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(memory);
+  const Spot x = spot(layout, values, segment);
+  const i64 slot = x.segment * layout.rows + x.row;
+  State state;
+  each(state, 0, 0, [](int, int, float& y) { y = 0.0f; });
+  const float decay = through<false>(state, shared, layout, x, nullptr, k, v, g, nullptr, keys, values, 1.0f);
+  put(state, ends + slot * keys * values + x.column, keys, values, x.width);
+  if (threadIdx.x == 0 && x.column == 0) decays[slot] = decay;
+}
+
+// From segment to segment: `ends` becomes what enters each.
+extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* ends, const float* decays, const float* first,
+                                 i64 segments, i64 size) {
+  const i64 index = blockIdx.x * i64(blockDim.x) + threadIdx.x;
+  if (index >= layout.rows * size) return;
+  const i64 row = index / size, n = index % size;
+  float state = first ? first[locate(layout, row).at[STATE] + n] : 0.0f;
+  for (i64 k = 0; k < segments; k++) {
+    const i64 slot = k * layout.rows + row;
+    const float end = ends[slot * size + n], decay = decays[slot];
+    ends[slot * size + n] = state;
+    state = decay == 0.0f ? end : __fmaf_rn(decay, state, end);
+  }
+}
+
+// `starts` is what enters each segment; without it a row is one segment, which begins with `first`.
+extern "C" __global__ void __launch_bounds__(THREADS)
+run(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, const float* g, const float* first,
+    const float* starts, S* o, float* last, int keys, i64 values, float scale, i64 segment) {
+  extern __shared__ __align__(16) u8 memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(memory);
+  const Spot x = spot(layout, values, segment);
+  const float* from = starts ? starts + (x.segment * layout.rows + x.row) * keys * values
+                             : first ? first + locate(layout, x.row).at[STATE] : nullptr;
+  State state;
+  each(state, threadIdx.x / 32, threadIdx.x & 31, [=](int key, int c, float& y) {
+    y = from && key < keys && c < x.width ? from[key * values + x.column + c] : 0.0f;
+  });
+  through<true>(state, shared, layout, x, q, k, v, g, o, keys, values, scale);
+  if (x.hi == layout.length) put(state, last + x.row * keys * values + x.column, keys, values, x.width);
 }

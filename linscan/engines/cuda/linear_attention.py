@@ -7,11 +7,13 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.cuda.layout import operands
 from linscan.engines.reference import linear_attention as reference
 
 _THREADS, _STEPS, _PAD = 128, 64, 8  # as in linear_attention.cu
+_WHOLE = 8192  # steps of the longest sequence that is not cut
+_SEGMENT = 2048  # steps of a segment of a longer one
 
 
 def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
@@ -30,17 +32,32 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
         return reference.linear_attention(q, k, v, g, S0, lead=lead, scale=scale, keep=keep, workers=workers)
     with q.device:
         o, S = cupy.empty(shape, q.dtype), cupy.empty((*lead, keys, values), np.float32)
-        wide, slice_ = -(-keys // 64) * 64, 32 if values <= 32 else 64
-        packed = all(_packed(x) for x in (q, k, v))
-        macros = ("KEYS", wide), ("SLICE", slice_), ("DECAYS", int(g is not None)), ("PACKED", int(packed))
-        run = kernel("linear_attention.cu", "run", q.dtype.name, *macros)
-        shared = _shared(wide, slice_)
-        if run.max_dynamic_shared_size_bytes < shared:
-            run.max_dynamic_shared_size_bytes = shared
-        grid = math.prod(lead) * -(-values // slice_)
-        arguments = struct.view(f"V{struct.dtype.itemsize}"), q, k, v, g, S0, o, S, keys, values, np.float32(scale)
-        run((grid,), (_THREADS,), arguments, shared_mem=shared)
+        _run(struct, q, k, v, g, S0, o, S, scale)
     return o, S, None
+
+
+def _run(struct, q, k, v, g, S0, o, S, scale) -> None:
+    rows, length, (keys, values) = int(struct["rows"][0]), o.shape[-2], S.shape[-2:]
+    wide, width = -(-keys // 64) * 64, 32 if values <= 32 else 64
+    packed = all(_packed(x) for x in (q, k, v))
+    macros = ("KEYS", wide), ("SLICE", width), ("DECAYS", int(g is not None)), ("PACKED", int(packed))
+    segment = length if length <= _WHOLE else _SEGMENT
+    segments, layout = -(-length // segment), struct.view(f"V{struct.dtype.itemsize}")
+
+    def launch(name: str, *arguments: Any) -> None:
+        code = kernel("linear_attention.cu", name, q.dtype.name, *macros)
+        if code.max_dynamic_shared_size_bytes < _shared(wide, width):
+            code.max_dynamic_shared_size_bytes = _shared(wide, width)
+        grid = segments * rows * -(-values // width)
+        code((grid,), (_THREADS,), (layout, *arguments), shared_mem=_shared(wide, width))
+
+    starts = None
+    if segments > 1:
+        starts, decays = scratch(segments * S.size, np.float32), scratch(segments * rows, np.float32)
+        launch("reduce", k, v, g, starts, decays, keys, values, segment)
+        carry = kernel("linear_attention.cu", "carry", q.dtype.name, *macros)
+        carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values))
+    launch("run", q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
 
 
 def linear_attention_pullback(q, k, v, g, S0, states, do, dS, **options: Any) -> tuple[Array | None, ...]:

@@ -39,7 +39,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "dplr_attention": {"reference": ALL, "cpu": REAL},
     "grid_scan": {"reference": ALL, "cpu": REAL},
     "local_attention": {"reference": REAL, "cpu": REAL},
-    "rnn_scan": {"reference": "eEfd"},
+    "rnn_scan": {"reference": "eEfd", "cpu": "eEfd"},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.

@@ -10,7 +10,7 @@ from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
 from tests.tolerances import assert_close, attended, eps
 
-ENGINES = ["reference"]
+ENGINES = ["reference", "cpu"]
 LENGTHS = [0, 1, 2, 7, 15, 16, 17, 63, 64, 65, 100, 129]
 DECAYS = [None, "scalar", "vector"]
 

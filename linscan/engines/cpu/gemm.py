@@ -1,0 +1,134 @@
+"""Small matrix products inside kernels, ``C = A B`` or ``C += A B``: in the cache, on one thread, triangles halved.
+
+BLAS would start threads of its own from 64 x 64 x 128 on, and knows no triangle within a product. The innermost tile of
+C stays in registers while the inner index runs; rows of B are read as vectors, entries of A one by one, so that A may
+be transposed for free. Every entry is summed in the order of the inner index, whatever the sizes.
+"""
+
+import platform
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from linscan.engines.cpu.jit import jit
+from linscan.engines.cpu.simd import LANES, Complex, pointer, vectors
+
+ROWS, COLUMNS = 8, 16  # of a tile: m and n are multiples of these
+FULL, LOWER, UPPER, LOWER_OUT = range(4)
+
+
+def _registers() -> int:
+    """Vector registers of this processor: how tall a part of a tile they hold."""
+    wide = platform.machine().lower() in ("aarch64", "arm64") or binding.get_host_cpu_features().get("avx512vl")
+    return 32 if wide else 16
+
+
+@intrinsic
+def _tile(typingctx: Any, a: Any, b: Any, c: Any, places: Any, n: Any, add: Any) -> Any:
+    """One tile of C: c[c0 + i sc + j] (+)= sum over k < n of a[a0 + i si + k sk] b[b0 + k sb + j]."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element = signature.args[0].dtype
+        pointers = [pointer(context, builder, signature.args[i], args[i]) for i in range(3)]
+        numbers = [*cgutils.unpack_tuple(builder, args[3], 7), args[4]]
+        values = [*pointers, *numbers, builder.zext(args[5], ir.IntType(8))]
+        kind = ir.FunctionType(ir.VoidType(), [x.type for x in values])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"linscan_tile_{element}")
+        if function.is_declaration:
+            _define(context, function, element)
+        builder.call(function, values)
+        return context.get_dummy_value()
+
+    return types.void(a, b, c, places, n, add), codegen
+
+
+def _define(context: Any, function: Any, element: Any) -> None:
+    """The tile as a function of its own: inlined into every product it would be compiled every time."""
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    v = vectors(context, builder, element)
+    is_complex, size = isinstance(v, Complex), context.get_abi_sizeof(context.get_value_type(element))
+    wide = COLUMNS // LANES if size == 4 else 1
+    tall = 4 if is_complex or _registers() < 32 else ROWS
+    for i in range(0, ROWS, tall):
+        for j in range(0, COLUMNS, wide * LANES):
+            _part(builder, function.args, v, context.get_constant_generic(builder, element, 0), (i, tall), (j, wide))
+    builder.ret_void()
+
+
+def _part(b: Any, args: Any, v: Any, zero: Any, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    """Emit the part of a tile that fits the registers."""
+    pa, pb, pc, a0, si, sk, b0, sb, c0, sc, n, add = args
+    down, across = range(rows[0], sum(rows)), [columns[0] + LANES * j for j in range(columns[1])]
+
+    def offset(start: Any, step: Any, count: int, more: int = 0) -> Any:
+        return b.add(b.add(start, b.mul(step, ir.Constant(step.type, count))), ir.Constant(step.type, more))
+
+    spots = [offset(c0, sc, i, j) for i in down for j in across]
+    sums = [Slot(b, v.splat(zero)) for _ in spots]
+    with b.if_then(b.trunc(add, ir.IntType(1))):
+        for x, spot in zip(sums, spots, strict=True):
+            x.set(v.load(pc, spot))
+    with cgutils.for_range(b, n) as loop:
+        row, first = b.add(b0, b.mul(loop.index, sb)), b.add(a0, b.mul(loop.index, sk))
+        right = [v.load(pb, b.add(row, ir.Constant(row.type, j))) for j in across]
+        for i, r in enumerate(down):
+            left = v.splat(b.load(b.gep(pa, [offset(first, si, r)])))
+            for x, y in zip(sums[i * len(right) :], right, strict=False):
+                x.set(v.mad(left, y, x.get()))
+    for x, spot in zip(sums, spots, strict=True):
+        v.store(x.get(), pc, spot)
+
+
+class Slot:
+    """A vector, or a pair of them, that a loop changes; LLVM turns it into registers."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.b, self.pair = builder, isinstance(value, tuple)
+        self.slots = [cgutils.alloca_once(builder, x.type) for x in (value if self.pair else [value])]
+        self.set(value)
+
+    def set(self, value: Any) -> None:
+        for slot, x in zip(self.slots, value if self.pair else [value], strict=True):
+            self.b.store(x, slot)
+
+    def get(self) -> Any:
+        values = tuple(self.b.load(slot) for slot in self.slots)
+        return values if self.pair else values[0]
+
+
+@intrinsic
+def apart(typingctx: Any) -> Any:
+    """Keep the function this is called in from being inlined: a big kernel of many parts compiles for seconds else."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@jit
+def gemm(a, sa, b, sb, c, sc, size, shape, add):
+    """C (+)= A B for A (m, k), B (k, n) and C (m, n), anywhere in contiguous arrays.
+
+    `sa` holds the first entry of A and the strides of its rows and columns, `sb` and `sc` the first entry and the
+    stride of the rows, `size` m, n and k. `shape` says where A has zeros, LOWER or UPPER a diagonal, or that what lies
+    above the diagonal of C is not wanted, LOWER_OUT, and is left as whole tiles make it.
+    """
+    apart()
+    m, n, k = size
+    for i in range(0, m, ROWS):
+        lo, hi, end = 0, k, n
+        if shape == LOWER:
+            hi = min(k, i + ROWS)
+        elif shape == UPPER:
+            lo = min(i, k)
+        elif shape == LOWER_OUT:
+            end = min(n, i + ROWS)
+        for j in range(0, end, COLUMNS):
+            at_a, at_b, at_c = sa[0] + i * sa[1] + lo * sa[2], sb[0] + lo * sb[1] + j, sc[0] + i * sc[1] + j
+            _tile(a, b, c, (at_a, sa[1], sa[2], at_b, sb[1], at_c, sc[1]), hi - lo, add)

@@ -42,7 +42,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("task", choices=PRESETS, metavar="task", help="one of: " + ", ".join(PRESETS))
     parser.add_argument("--model", choices=LAYERS, help="the sequence layer (default: what suits the task)")
-    parser.add_argument("--size", choices=SIZES, help="blocks and channels: tiny 1 × 32, small 2 × 64, medium 4 × 128")
+    parser.add_argument(
+        "--size", choices=SIZES, help="blocks and channels: tiny 1 × 32, small 2 × 64, …, large 8 × 128"
+    )
     parser.add_argument("--steps", type=int, help="of the optimiser (default: the task's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: %(default)s")

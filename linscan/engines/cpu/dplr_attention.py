@@ -31,14 +31,15 @@ def dplr_attention(
     states = np.empty((len(S), -(-length // size) + 1 if keep else 0, K, V), S.dtype)
 
     def body(chunk: Chunk, lo: int, hi: int) -> None:
+        mine = [_select(*x, lo, hi) for x in inputs]
         for t in range(0, length, size):
             if keep:
                 states[lo:hi, t // size] = S[lo:hi]
-            rows, decay = _load(chunk, inputs, lo, hi, t, size, g is not None, scale)
+            rows, decay = _load(chunk, mine, t, size, g is not None, scale)
             before = S[lo:hi].copy()
             found = chunk.forward(S[lo:hi])
             for i in _not_finite(found):
-                found[i, : rows[0].shape[1]], S[lo + i] = steps(*_one(chunk, rows, decay, i), before[i])
+                found[i, : rows[0].shape[1]], S[lo + i] = steps(**_one(chunk, rows, decay, i), S=before[i])
             o[lo:hi, t : t + size] = found[:, : length - t]
 
     _over_heads(body, len(S), length, size, K, V, b, g, S.dtype, workers)
@@ -70,9 +71,9 @@ def dplr_attention_pullback(
     grads = [None if x is None else np.empty((len(dS), *x.shape[-2:]), compute) for x in given]
 
     def body(chunk: Chunk, lo: int, hi: int) -> None:
-        flow = np.zeros_like(chunk.v)
+        mine, flow = [_select(*x, lo, hi) for x in inputs], np.zeros_like(chunk.v)
         for t in reversed(range(0, length, size)):
-            rows, decay = _load(chunk, inputs, lo, hi, t, size, g is not None, scale)
+            rows, decay = _load(chunk, mine, t, size, g is not None, scale)
             n = rows[0].shape[1]
             flow[:, :n], flow[:, n:] = flows[index[lo:hi], t : t + n], 0
             S, after = states[lo:hi, t // size], dS[lo:hi].copy()
@@ -81,7 +82,7 @@ def dplr_attention_pullback(
             found = [dx[0], dx[1], dy[0], dy[1] if len(dy) == 2 else None, dv, dg]
             for i in _not_finite(*found):
                 dq, dk, dvi, da, db, dgi, dS[lo + i] = steps_pullback(
-                    *_one(chunk, rows, decay, i), S[i], flow[i, :n], after[i]
+                    **_one(chunk, rows, decay, i), S=S[i], do=flow[i, :n], dS=after[i]
                 )
                 for to, x in zip(found, (da, dq, dk, db, dvi, dgi), strict=True):
                     if to is not None and x is not None:
@@ -136,11 +137,15 @@ def _over_heads(
         parallel_for(run, count, grain=1 + _GRAIN // max(1, length * K * V), workers=workers)
 
 
-def _load(
-    chunk: Chunk, inputs: list[Any], lo: int, hi: int, t: int, size: int, gated: bool, scale: float
-) -> tuple[Any, Any]:
-    """Fill `chunk` with steps `t` and on of heads `lo` to `hi`; what it was filled with, and their g."""
-    rows = [x[index[lo:hi], t : t + size] for x, index in inputs]
+def _select(x: Array, index: Array, lo: int, hi: int) -> Array:
+    """What heads `lo` to `hi` have of `x`: a view where each has its own."""
+    own = slice(index[lo], index[lo] + hi - lo)
+    return x[own] if np.array_equal(index[lo:hi], np.arange(own.start, own.stop)) else x[index[lo:hi]]
+
+
+def _load(chunk: Chunk, mine: list[Any], t: int, size: int, gated: bool, scale: float) -> tuple[Any, Any]:
+    """Fill `chunk` with the steps from `t` on; what it was filled with, and their g."""
+    rows = [x[:, t : t + size] for x in mine]
     decay = rows.pop().astype(chunk.x.dtype, copy=False) if gated else None
     chunk.load(rows, decay, scale)
     return rows, decay
@@ -148,13 +153,14 @@ def _load(
 
 def _not_finite(*found: Any) -> Any:
     """Heads in whose results there is NaN or inf."""
-    bad = [~np.isfinite(x.sum(axis=(1, 2))) for x in found if x is not None]
-    return np.flatnonzero(np.any(bad, axis=0))
+    sums = [x.reshape(len(x), -1) @ np.ones(x[0].size, x.dtype) for x in found if x is not None]
+    return np.flatnonzero(~np.isfinite(sum(sums)))  # a sum that overflows costs time, no more
 
 
-def _one(chunk: Chunk, rows: list[Any], decay: Any, i: int) -> tuple[Any, ...]:
+def _one(chunk: Chunk, rows: list[Any], decay: Any, i: int) -> dict[str, Any]:
     """q, k, v, a, b and g of one head of a chunk, without what pads it."""
     n = rows[0].shape[1]
     g = np.zeros((n, 1), chunk.x.dtype) if decay is None else decay[i]
     b = chunk.y[1, i, :n] if len(chunk.y) == 2 else None
-    return chunk.x[1, i, :n], chunk.y[0, i, :n], chunk.v[i, :n], chunk.x[0, i, :n], b, g
+    q, k, v, a = chunk.x[1, i, :n], chunk.y[0, i, :n], chunk.v[i, :n], chunk.x[0, i, :n]
+    return {"q": q, "k": k, "v": v, "a": a, "b": b, "g": g}

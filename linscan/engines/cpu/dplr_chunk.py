@@ -11,15 +11,17 @@ import numpy as np
 
 from linscan.engines.cpu import dplr_gates, dplr_kernels
 from linscan.engines.cpu.dplr_kernels import BLOCK
+from linscan.engines.cpu.simd import LANES
 
 _ALONE = 1 << 18  # multiply-adds up to which BLAS does not share a product among threads of its own
+_STRIP = 8  # rows below which that would cost more than it spares
 
 
 def product(x: Any, y: Any, out: Any) -> Any:
     """``out = x @ y``, in strips of rows small enough for one thread."""
     rows, most = x.shape[-2], max(1, _ALONE // max(1, x.shape[-1] * y.shape[-1]))
-    strip = 1 << (most.bit_length() - 1)
-    if rows <= most or rows % strip:
+    strip = next(n for n in range(min(rows, most), 0, -1) if rows % n == 0)
+    if rows <= most or strip < _STRIP:
         return np.matmul(x, y, out=out)
     cut = lambda z: z.reshape(*z.shape[:-2], rows // strip, strip, z.shape[-1])  # noqa: E731
     np.matmul(cut(x), y[..., None, :, :], out=cut(out))
@@ -36,10 +38,11 @@ class Chunk:
         self.right, self.part = np.empty((2, count, size, V), dtype), np.empty((keys, count, size, V), dtype)
         self.moved = np.empty((2, count, K, V), dtype)
         self.far, self.ends, self.gated = self.x, self.y, gated
+        self.spaces: dict[str, Any] = {}
         if gated:
             self.decay = np.zeros((3, count, size, K), dtype)  # since the block's beginning, until its end, e^g
             self.near, self.far = np.zeros_like(self.x), np.zeros_like(self.x)
-            self.key = np.zeros(-(-K // dplr_kernels.LANES) * dplr_kernels.LANES, dtype)
+            self.key = np.zeros(-(-K // LANES) * LANES, dtype)
             steps = range(0, size + 1, BLOCK)
             self.carried = [np.zeros((keys, count, n, K), dtype) for n in steps]
             self.ends = self.carried[-1]
@@ -76,7 +79,8 @@ class Chunk:
             return
         since, until, e = self.decay
         dplr_kernels.decay_rows(self.x, since, self.near, self.far)
-        dplr_kernels.diagonal(*map(self._whole, (self.x, self.y, e)), self.products, self.key)
+        whole = map(self._whole, (self.x, self.y, e))
+        dplr_kernels.diagonal(*whole, self.products, self.key, np.ones_like(self.key))
         for block, keys in enumerate(self.carried[:-1]):
             at = slice(block * BLOCK, (block + 1) * BLOCK)
             if block:
@@ -87,6 +91,12 @@ class Chunk:
         """`x` with zeros up to whole LANES of channels."""
         short = len(self.key) - x.shape[-1]
         return np.concatenate([x, np.zeros((*x.shape[:-1], short), x.dtype)], axis=-1) if short else x
+
+    def _space(self, name: str, like: Any) -> Any:
+        """A buffer of one's own of this shape, kept from chunk to chunk."""
+        if name not in self.spaces:
+            self.spaces[name] = np.empty_like(like)
+        return self.spaces[name]
 
     def stay(self) -> Any:
         """e^ of the chunk's sum of g, (heads, K, 1)."""
@@ -127,9 +137,9 @@ class Chunk:
         dv = flows[0]
         if keys == 2:
             dv = self.part[0] + product(T(self.products[0, 0]), flows[0], self.part[1])
-        dproducts = product(flows[:, None], T(self.z), np.empty_like(self.products))
-        dfar = product(flows, T(S)[None], np.empty_like(self.x))
-        dends = product(self.z, T(dS)[None], np.empty_like(self.y))
+        dproducts = product(flows[:, None], T(self.z), self._space("dproducts", self.products))
+        dfar = product(flows, T(S)[None], self._space("dfar", self.x))
+        dends = product(self.z, T(dS)[None], self._space("dends", self.y))
         if self.gated:
             dS *= self.stay()
         for i in range(2):
@@ -142,23 +152,30 @@ class Chunk:
         if not self.gated:
             dplr_kernels.mask(dproducts)
             for j in range(len(self.y)):
-                dfar += product(dproducts[:, j], self.y[j], np.empty_like(dfar))
+                dfar += product(dproducts[:, j], self.y[j], self._space("part", dfar))
                 for i in range(2):
-                    dends[j] += product(T(dproducts[i, j]), self.x[i], np.empty_like(dends[j]))
+                    dends[j] += product(T(dproducts[i, j]), self.x[i], self._space("end", dends[j]))
             return dfar, dends, None
         (since, until, e), flow = self.decay, dends
-        dnear, dx, dy = np.zeros_like(self.x), np.empty_like(self.x), np.empty_like(self.y)
+        dnear, dx, dy = (self._space(n, x) for n, x in (("dnear", self.x), ("dx", self.x), ("dy", self.y)))
+        dnear[:, :, :BLOCK] = 0
         for block in range(len(self.carried) - 2, -1, -1):
             at, keys = slice(block * BLOCK, (block + 1) * BLOCK), self.carried[block]
-            before = np.zeros_like(keys)
+            before = self._space(f"before{block}", keys)
             for j in range(len(self.y) if block else 0):
-                square = dproducts[:, j, :, at, : at.start]
-                dnear[:, :, at] += np.matmul(square, keys[j])
-                before[j] = np.matmul(T(square), self.near[:, :, at]).sum(axis=0)
+                square, near = dproducts[:, j, :, at, : at.start], self.near[:, :, at]
+                if j:
+                    dnear[:, :, at] += np.matmul(square, keys[j])
+                else:
+                    np.matmul(square, keys[j], out=dnear[:, :, at])
+                np.matmul(T(square[0]), near[0], out=before[j])
+                before[j] += np.matmul(T(square[1]), near[1])
             dplr_gates.gather_keys(until, since, flow, before, dy, block)
             flow = before
         dplr_gates.gather_rows(dnear, dfar, since, dx)
-        dplr_gates.diagonal_pullback(self.x, self.y, e, dproducts, dx, dy)
-        dg = np.empty_like(dx[0])
+        more = [self._whole(z) for z in (self.x, self.y, e, dx, dy)]
+        dplr_gates.diagonal_pullback(*more[:3], dproducts, *more[3:], self.key)
+        dx, dy = (np.ascontiguousarray(z[..., : e.shape[-1]]) for z in more[3:])
+        dg = self._space("dg", self.x[0])
         dplr_gates.gates(self.x, self.y, dx, dy, e, last, dg)
         return dx, dy, dg

@@ -3,6 +3,7 @@
 import numpy as np
 
 from linscan.engines.cpu.dplr_kernels import BLOCK
+from linscan.engines.cpu.dplr_simd import part
 from linscan.engines.cpu.jit import jit
 
 
@@ -44,13 +45,12 @@ def gather_keys(until, since, dnew, dold, dy, block):
 
 
 @jit
-def diagonal_pullback(x, y, e, dproducts, dx, dy):
+def diagonal_pullback(x, y, e, dproducts, dx, dy, f):
     """Add what the blocks on the diagonal give to dx and dy.
 
     With F the decay from s to t: dq[t] += dP F y[s] and dy[s] += dP F q[t]; the same for a and s < t, with the decay
-    before step t.
+    before step t. `f` is a buffer; channels come in whole LANES.
     """
-    f = np.empty(x.shape[3], x.dtype)
     for j in range(len(y)):
         for h in range(y.shape[1]):
             for s in range(y.shape[2]):
@@ -58,20 +58,12 @@ def diagonal_pullback(x, y, e, dproducts, dx, dy):
                 q, dq, p = x[1, h, s], dx[1, h, s], dproducts[1, j, h, s, s]
                 for d in range(len(f)):
                     dq[d] += p * key[d]
-                    f[d] = 1
                 for d in range(len(f)):
                     dkey[d] += p * q[d]
+                    f[d] = 1
                 for t in range(s + 1, (s // BLOCK + 1) * BLOCK):
-                    a, q, decay = x[0, h, t], x[1, h, t], e[h, t]
-                    da, dq = dx[0, h, t], dx[1, h, t]
-                    m, p = dproducts[0, j, h, t, s], dproducts[1, j, h, t, s]
-                    for d in range(len(f)):
-                        da[d] += m * f[d] * key[d]
-                    for d in range(len(f)):
-                        dkey[d] += f[d] * (m * a[d] + p * decay[d] * q[d])
-                    for d in range(len(f)):
-                        f[d] *= decay[d]
-                        dq[d] += p * f[d] * key[d]
+                    rows = x[0, h, t], x[1, h, t], e[h, t], dx[0, h, t], dx[1, h, t]
+                    part(dproducts[0, j, h, t, s], dproducts[1, j, h, t, s], rows, key, dkey, f)
 
 
 @jit

@@ -6,10 +6,10 @@ are written along. Loops run along channels or values, which are contiguous.
 
 import numpy as np
 
+from linscan.engines.cpu.dplr_simd import meet
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 
 BLOCK = 16
-LANES = 8  # sums kept apart in a scalar product, so that they can run side by side
 
 
 @jit
@@ -78,10 +78,11 @@ def decay_keys(y, until, since, old, new, block):
 
 
 @jit
-def diagonal(x, y, e, products, key):
+def diagonal(x, y, e, products, key, ones):
     """The blocks on the diagonal of all products of rows and keys under decay, by decaying each key step by step.
 
-    `key` is a buffer for one; channels come in whole LANES, zeros at the end.
+    `key` is a buffer for one, `ones` no decay; channels come in whole LANES, zeros at the end. A row a acts before its
+    step's decay, q after it, and a key decays from the step after its own on.
     """
     for j in range(len(y)):
         for h in range(y.shape[1]):
@@ -89,29 +90,9 @@ def diagonal(x, y, e, products, key):
                 row = y[j, h, s]
                 for d in range(len(key)):
                     key[d] = row[d]
-                for t in range(s, (s // BLOCK + 1) * BLOCK):
-                    for i in range(2):  # a acts before the step's decay, q after it; a key meets neither at its own
-                        row, decay = x[i, h, t], e[h, t]
-                        if i and t > s:
-                            for d in range(len(key)):
-                                key[d] *= decay[d]
-                        if i or t > s:
-                            products[i, j, h, t, s] = _dot(row, key)
-
-
-@jit
-def _dot(a, b):
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = a[0] * 0
-    for d in range(0, len(a), LANES):
-        s0 += a[d] * b[d]
-        s1 += a[d + 1] * b[d + 1]
-        s2 += a[d + 2] * b[d + 2]
-        s3 += a[d + 3] * b[d + 3]
-        s4 += a[d + 4] * b[d + 4]
-        s5 += a[d + 5] * b[d + 5]
-        s6 += a[d + 6] * b[d + 6]
-        s7 += a[d + 7] * b[d + 7]
-    return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
+                products[1, j, h, s, s] = meet(x[0, h, s], x[1, h, s], ones, key)[1]
+                for t in range(s + 1, (s // BLOCK + 1) * BLOCK):
+                    products[0, j, h, t, s], products[1, j, h, t, s] = meet(x[0, h, t], x[1, h, t], e[h, t], key)
 
 
 @jit

@@ -72,6 +72,72 @@ def rows3_back(A, h, dh, starts, initial, dA, db, flow, first, sizes, lo, hi, re
 
 
 @jit
+def rows4_back(A, h, dh, starts, initial, dA, db, flow, first, sizes, lo, hi, reverse):
+    """The same with 4 x 4 matrices."""
+    mode = flush_subnormals()
+    zero = A.dtype.type(0)
+    for r in range(lo, hi):
+        pa, p, q, across, up, one = _begin(r, first, 4, sizes, not reverse)
+        c, e, f, g = flow[r, 0], flow[r, 1], flow[r, 2], flow[r, 3]
+        for i in range(sizes[0]):
+            s, t, u, v = dh[p] + c, dh[p + U[1]] + e, dh[p + U[2]] + f, dh[p + U[3]] + g
+            db[p], db[p + U[1]], db[p + U[2]], db[p + U[3]] = s, t, u, v
+            x, y, z, w = initial[r, 0], initial[r, 1], initial[r, 2], initial[r, 3]
+            if i < sizes[0] - 1:
+                k = p + up
+                x, y, z, w = h[k], h[k + U[1]], h[k + U[2]], h[k + U[3]]
+            c = e = f = g = zero
+            kept, row = starts is None or not starts[q], pa
+            if kept:
+                for d in (s, t, u, v):
+                    c, e = c + np.conj(A[row]) * d, e + np.conj(A[row + U[1]]) * d
+                    f, g = f + np.conj(A[row + U[2]]) * d, g + np.conj(A[row + U[3]]) * d
+                    row += U[4]
+            if dA is not None:
+                o = q * U[4] * U[4]
+                x, y, z, w = np.conj(x), np.conj(y), np.conj(z), np.conj(w)
+                for d in (s, t, u, v):
+                    dA[o], dA[o + U[1]] = (d * x, d * y) if kept else (zero, zero)
+                    dA[o + U[2]], dA[o + U[3]] = (d * z, d * w) if kept else (zero, zero)
+                    o += U[4]
+            pa, p, q = pa + across, p + up, q + one
+        flow[r, 0], flow[r, 1], flow[r, 2], flow[r, 3] = c, e, f, g
+    restore_subnormals(mode)
+
+
+@jit
+def _column(A, k, d, o, dA, x, total):
+    """One number of ``A^H δ`` and one of ``δ h^H``: `d` is δ in this row, `x` conj(h) in this column."""
+    if dA is not None:
+        dA[o] = d * x
+    return total + np.conj(A[k]) * d
+
+
+@jit
+def _step_any(A, pa, db, p, before, at, dA, o, carried, n):
+    """``A^H δ`` into `carried` and ``δ h^H`` into `dA`, four columns at a time, which lie side by side."""
+    width, j, zero = np.uintp(n), U[0], A.dtype.type(0)
+    for _ in range(n // 4):
+        x, y = np.conj(before[at + j]), np.conj(before[at + j + U[1]])
+        z, w = np.conj(before[at + j + U[2]]), np.conj(before[at + j + U[3]])
+        e, f, g, h, k, m = zero, zero, zero, zero, pa + j, o + j
+        for i in range(width):
+            d = db[p + i]
+            e, f = _column(A, k, d, m, dA, x, e), _column(A, k + U[1], d, m + U[1], dA, y, f)
+            g, h = _column(A, k + U[2], d, m + U[2], dA, z, g), _column(A, k + U[3], d, m + U[3], dA, w, h)
+            k, m = k + width, m + width
+        carried[j], carried[j + U[1]], carried[j + U[2]], carried[j + U[3]] = e, f, g, h
+        j += U[4]
+    for _ in range(n % 4):
+        x, e, k, m = np.conj(before[at + j]), zero, pa + j, o + j
+        for i in range(width):
+            e = _column(A, k, db[p + i], m, dA, x, e)
+            k, m = k + width, m + width
+        carried[j] = e
+        j += U[1]
+
+
+@jit
 def rows_any_back(A, h, dh, starts, initial, dA, db, flow, first, sizes, lo, hi, reverse):
     """The same with matrices of any size; `flow` is carried in memory."""
     mode = flush_subnormals()
@@ -83,20 +149,15 @@ def rows_any_back(A, h, dh, starts, initial, dA, db, flow, first, sizes, lo, hi,
         for i in range(sizes[0]):
             for j in range(width):
                 db[p + j] = dh[p + j] + carried[j]
-                carried[j] = 0
-            before, at = initial[r], U[0]
-            if i < sizes[0] - 1:
-                before, at = h, p + up
-            kept = starts is None or not starts[q]
             o = q * width * width
-            for k in range(width):
-                delta, row = db[p + k], pa + k * width
-                if kept:
-                    for j in range(width):
-                        carried[j] += np.conj(A[row + j]) * delta
+            if starts is not None and starts[q]:
+                carried[:] = 0
                 if dA is not None:
-                    for j in range(width):
-                        dA[o + j] = delta * np.conj(before[at + j]) if kept else 0
-                    o += width
+                    dA[o : o + width * width] = 0
+            else:
+                before, at = initial[r], U[0]
+                if i < sizes[0] - 1:
+                    before, at = h, p + up
+                _step_any(A, pa, db, p, before, at, dA, o, carried, n)
             pa, p, q = pa + across, p + up, q + one
     restore_subnormals(mode)

@@ -14,7 +14,7 @@ from linscan.engines.cpu.pool import parallel_for
 _GRAIN = 1 << 15  # elements a thread must get for its hand-over to pay
 _TILE = 1 << 14  # matrix elements of a contiguous tile
 _ROWS = {2: block_rows.rows2, 3: block_rows.rows3, 4: block_rows.rows4}
-_ROWS_BACK = {2: block_rows_back.rows2_back, 3: block_rows_back.rows3_back}
+_ROWS_BACK = {2: block_rows_back.rows2_back, 3: block_rows_back.rows3_back, 4: block_rows_back.rows4_back}
 
 
 def block_scan(A: Array, b: Array, h0: Array | None, *, reverse, reset, workers) -> Array:

@@ -18,7 +18,8 @@ def softplus(x: Array) -> Array:
 
 def sigmoid(x: Array) -> Array:
     """``1 / (1 + exp(-x))``, the slope of `softplus`, with small relative error where it is small."""
-    return namespace(x).exp(-softplus(-x))
+    xp = namespace(x)
+    return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-xp.abs(x)))
 
 
 def selective_scan(

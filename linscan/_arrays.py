@@ -212,7 +212,7 @@ def host_any(x: Array, test: Callable[[Array], Array] | None = None, *, otherwis
     """Whether any entry of `x`, or of ``test(x)``, is true; `otherwise` on the GPU, where looking would synchronise."""
     if is_cupy(x):
         return otherwise
-    return bool(np.any(x if test is None else test(x)))
+    return bool(np.asarray(x if test is None else test(x)).any())
 
 
 def to_host(x: Any) -> np.ndarray:

@@ -202,7 +202,7 @@ def _prepare(who: str, b: Any, a: Any, x: Any, axis: int, zi: Any) -> tuple[Any,
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     b, a = b / a[..., :1], a / a[..., :1]
     x, rows, axis = broadcast_signal(who, x, axis, compute, b=b.shape[:-1], a=a.shape[:-1])
-    b, a = (xp.broadcast_to(v, (*rows, v.shape[-1])) for v in (b, a))
+    b, a = (v if v.shape[:-1] == rows else xp.broadcast_to(v, (*rows, v.shape[-1])) for v in (b, a))
     return b, a, x, state_in(who, xp, zi, rows, axis, (max(b.shape[-1], a.shape[-1]) - 1,), compute), axis, dtype
 
 
@@ -220,8 +220,8 @@ def broadcast_signal(who: str, x: Array, axis: int, dtype: np.dtype, **leading: 
     rows = x.shape[:axis] + x.shape[axis + 1 :]
     rows, length, axis = _arrays.broadcast_shapes(who, **leading, x_without_axis=rows), x.shape[axis], axis - x.ndim
     axis += len(rows) + 1  # new axes come in front
-    x = _arrays.namespace(x).broadcast_to(x.astype(dtype, copy=False), (*rows[:axis], length, *rows[axis:]))
-    return x, rows, axis
+    shape, x = (*rows[:axis], length, *rows[axis:]), x.astype(dtype, copy=False)
+    return x if x.shape == shape else _arrays.broadcast_to(who, "x", x, shape), rows, axis
 
 
 def state_in(

@@ -91,7 +91,7 @@ def _prepare(who: str, sos: Any, x: Any, axis: int, zi: Any) -> tuple[Any, ...]:
     compute = _arrays.accum_dtype(dtype)
     sos = sos.astype(coefficient_dtype(compute, sos), copy=False)
     x, rows, axis = broadcast_signal(who, xp.asarray(x), axis, compute, sos=sos.shape[:-2])
-    sos = xp.broadcast_to(sos, (*rows, *sos.shape[-2:]))
+    sos = sos if sos.shape[:-2] == rows else xp.broadcast_to(sos, (*rows, *sos.shape[-2:]))
     return sos, x, state_in(who, xp, zi, rows, axis, (sos.shape[-2], 2), compute), axis, dtype
 
 

@@ -1,8 +1,11 @@
 """Rational filters on the CPU: which kernel runs, and how rows are shared out between threads."""
 
+import math
+
 import numpy as np
 
 from linscan._arrays import Array
+from linscan.engines.cpu.conv_layout import unmarked
 from linscan.engines.cpu.filter_lanes import FUSED, MAX_ORDER, VECTOR_BYTES, cascade, scratch_for
 from linscan.engines.cpu.filter_rows import long_filter
 from linscan.engines.cpu.pool import parallel_for, resolve_workers
@@ -62,7 +65,7 @@ def _side_by_side(x, y, coef, state, taps, axis, workers) -> None:
     coef, state = (v.reshape(groups, across, -1) for v in (coef, state))
     # Few rows are spread over the threads; one row alone is faster without vectors.
     lanes = VECTOR_BYTES // x.itemsize
-    width = min(lanes, max(1, -(-groups * across // resolve_workers(workers))))
+    width = min(lanes, -(-groups * across // resolve_workers(workers))) if groups * across > 1 else 1
     sizes = *taps, min(FUSED, sections), lanes if width > 1 else 1
     shape = tuple((0,) * size for size in sizes)
     # After a first short one, tiles begin where vectors are aligned.
@@ -88,7 +91,6 @@ def _one_by_one(x, y, b, a, state, axis, workers) -> None:
 
 def _as_3d(x, y, axis):
     """`x` and `y` as (outer, T, inner), and the two numbers; `x` is copied where no view has that shape."""
-    outer = int(np.prod(y.shape[:axis], dtype=np.intp))
-    inner = int(np.prod(y.shape[axis + 1 :], dtype=np.intp))
+    outer, inner = math.prod(y.shape[:axis]), math.prod(y.shape[axis + 1 :])
     shape = outer, y.shape[axis], inner
-    return x.reshape(shape), y.reshape(shape), outer, inner
+    return unmarked(x.reshape(shape)), y.reshape(shape), outer, inner

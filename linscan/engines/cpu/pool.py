@@ -124,7 +124,8 @@ def parallel_for(body: Callable[[int, int], object], n: int, *, grain: int = 1, 
     """
     if n <= 0:
         return
-    parts = min(resolve_workers(workers), max(1, n // max(1, grain)))
+    parts = n // max(1, grain)
+    parts = min(resolve_workers(workers), parts) if parts > 1 else 1
     if parts <= 1 or getattr(_inside, "worker", False):
         body(0, n)
         return

@@ -2,30 +2,22 @@
 
 The mathematics is in `linscan.engines.reference.dplr_attention`. Products under decay are made by blocks of BLOCK
 steps: what a row needs of earlier blocks is one product with keys decayed to the end of the block before, its own block
-is `diagonal`. Products are cut so that BLAS runs each in the calling thread.
+is `diagonal`.
 """
 
 from typing import Any
 
 import numpy as np
 
-from linscan.engines.cpu import dplr_gates, dplr_kernels
+from linscan.engines.cpu import dplr_kernels
+from linscan.engines.cpu.blas import product
 from linscan.engines.cpu.dplr_kernels import BLOCK
 from linscan.engines.cpu.simd import LANES
 
-_ALONE = 1 << 18  # multiply-adds up to which BLAS does not share a product among threads of its own
-_STRIP = 8  # rows below which that would cost more than it spares
 
-
-def product(x: Any, y: Any, out: Any) -> Any:
-    """``out = x @ y``, in strips of rows small enough for one thread."""
-    rows, most = x.shape[-2], max(1, _ALONE // max(1, x.shape[-1] * y.shape[-1]))
-    strip = next(n for n in range(min(rows, most), 0, -1) if rows % n == 0)
-    if rows <= most or strip < _STRIP:
-        return np.matmul(x, y, out=out)
-    cut = lambda z: z.reshape(*z.shape[:-2], rows // strip, strip, z.shape[-1])  # noqa: E731
-    np.matmul(cut(x), y[..., None, :, :], out=cut(out))
-    return out
+def _blocks(x: Any) -> Any:
+    """`x` with its steps in blocks, a view."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] // BLOCK, BLOCK, x.shape[-1])
 
 
 class Chunk:
@@ -39,6 +31,7 @@ class Chunk:
         self.moved = np.empty((2, count, K, V), dtype)
         self.far, self.ends, self.gated = self.x, self.y, gated
         self.spaces: dict[str, Any] = {}
+        self.triangles = np.stack([np.tri(size, k=-1, dtype=dtype), np.tri(size, dtype=dtype)])[:, None, None]
         if gated:
             self.decay = np.zeros((3, count, size, K), dtype)  # since the block's beginning, until its end, e^g
             self.near, self.far = np.zeros_like(self.x), np.zeros_like(self.x)
@@ -75,17 +68,23 @@ class Chunk:
         """[a, ·] and [q, ·] with every key: strictly lower, and lower triangular."""
         if not self.gated:
             product(self.x[:, None], self.y.swapaxes(-1, -2), self.products)
-            dplr_kernels.mask(self.products)
+            self.products *= self.triangles
             return
         since, until, e = self.decay
-        dplr_kernels.decay_rows(self.x, since, self.near, self.far)
+        a, near, far, from_start = (_blocks(z) for z in (self.x, self.near, self.far, since))
+        np.multiply(self.x[1], since, out=self.near[1])
+        np.multiply(a[0, ..., 1:, :], from_start[..., :-1, :], out=near[0, ..., 1:, :])
+        near[0, ..., 0, :] = a[0, ..., 0, :]
+        np.multiply(near, self._ahead(), out=far)
         whole = map(self._whole, (self.x, self.y, e))
         dplr_kernels.diagonal(*whole, self.products, self.key, np.ones_like(self.key))
         for block, keys in enumerate(self.carried[:-1]):
             at = slice(block * BLOCK, (block + 1) * BLOCK)
             if block:
                 product(self.near[:, None, :, at], keys.swapaxes(-1, -2), self.products[..., at, : at.start])
-            dplr_kernels.decay_keys(self.y, until, since, keys, self.carried[block + 1], block)
+            new = self.carried[block + 1]
+            np.multiply(keys, since[:, at.stop - 1 : at.stop], out=new[:, :, : at.start])
+            np.multiply(self.y[:, :, at], until[:, at], out=new[:, :, at])
 
     def _whole(self, x: Any) -> Any:
         """`x` with zeros up to whole LANES of channels."""
@@ -97,6 +96,11 @@ class Chunk:
         if name not in self.spaces:
             self.spaces[name] = np.empty_like(like)
         return self.spaces[name]
+
+    def _ahead(self) -> Any:
+        """Decay from the chunk's beginning to each block's, (heads, blocks, 1, K)."""
+        totals = self.decay[0, :, None, BLOCK - 1 :: BLOCK].swapaxes(1, 2)
+        return np.concatenate([np.ones_like(totals[:, :1]), np.cumprod(totals[:, :-1], axis=1)], axis=1)
 
     def stay(self) -> Any:
         """e^ of the chunk's sum of g, (heads, K, 1)."""
@@ -150,7 +154,7 @@ class Chunk:
         """Gradients of x, y and g from those of products, far rows and keys at the chunk's end."""
         T = lambda x: x.swapaxes(-1, -2)  # noqa: E731
         if not self.gated:
-            dplr_kernels.mask(dproducts)
+            dproducts *= self.triangles
             for j in range(len(self.y)):
                 dfar += product(dproducts[:, j], self.y[j], self._space("part", dfar))
                 for i in range(2):
@@ -170,12 +174,20 @@ class Chunk:
                     np.matmul(square, keys[j], out=dnear[:, :, at])
                 np.matmul(T(square[0]), near[0], out=before[j])
                 before[j] += np.matmul(T(square[1]), near[1])
-            dplr_gates.gather_keys(until, since, flow, before, dy, block)
+            if block:
+                before += flow[:, :, : at.start] * since[:, at.stop - 1 : at.stop]
+            np.multiply(flow[:, :, at], until[:, at], out=dy[:, :, at])
             flow = before
-        dplr_gates.gather_rows(dnear, dfar, since, dx)
+        far = _blocks(dfar)
+        far *= self._ahead()
+        dnear += dfar
+        np.multiply(dnear[1], since, out=dx[1])
+        da, near = _blocks(dx[0]), _blocks(dnear[0])
+        np.multiply(near[..., 1:, :], _blocks(since)[..., :-1, :], out=da[..., 1:, :])
+        da[..., 0, :] = near[..., 0, :]
         more = [self._whole(z) for z in (self.x, self.y, e, dx, dy)]
-        dplr_gates.diagonal_pullback(*more[:3], dproducts, *more[3:], self.key)
+        dplr_kernels.diagonal_pullback(*more[:3], dproducts, *more[3:], self.key)
         dx, dy = (np.ascontiguousarray(z[..., : e.shape[-1]]) for z in more[3:])
         dg = self._space("dg", self.x[0])
-        dplr_gates.gates(self.x, self.y, dx, dy, e, last, dg)
+        dplr_kernels.gates(self.x, self.y, dx, dy, e, last, dg)
         return dx, dy, dg

@@ -4,9 +4,7 @@ Arrays are (heads, steps, channels), contiguous, steps in blocks of BLOCK; `x` h
 are written along. Loops run along channels or values, which are contiguous.
 """
 
-import numpy as np
-
-from linscan.engines.cpu.dplr_simd import meet
+from linscan.engines.cpu.dplr_simd import meet, part
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 
 BLOCK = 16
@@ -38,46 +36,6 @@ def sums(g, since, until):
 
 
 @jit
-def decay_rows(x, since, near_rows, far_rows):
-    """Rows a and q decayed from their block's beginning (`near_rows`) and from the chunk's (`far_rows`).
-
-    Rows a act before their step's own decay.
-    """
-    first = np.empty(x.shape[3], x.dtype)
-    for h in range(x.shape[1]):
-        for d in range(len(first)):
-            first[d] = 1
-        for t in range(x.shape[2]):
-            if t % BLOCK == 0 and t:
-                total = since[h, t - 1]
-                for d in range(len(first)):
-                    first[d] *= total[d]
-            for i in range(2):
-                row, out, far = x[i, h, t], near_rows[i, h, t], far_rows[i, h, t]
-                decay, alone = since[h, max(0, t - 1 + i)], i == 0 and t % BLOCK == 0
-                for d in range(len(row)):
-                    out[d] = row[d] if alone else row[d] * decay[d]
-                for d in range(len(row)):
-                    far[d] = out[d] * first[d]
-
-
-@jit
-def decay_keys(y, until, since, old, new, block):
-    """Keys of the blocks up to `block`, decayed to its end, from those of the blocks before decayed to their end."""
-    for j in range(len(y)):
-        for h in range(y.shape[1]):
-            total = since[h, (block + 1) * BLOCK - 1]
-            for t in range(block * BLOCK):
-                row, out = old[j, h, t], new[j, h, t]
-                for d in range(len(row)):
-                    out[d] = row[d] * total[d]
-            for t in range(block * BLOCK, (block + 1) * BLOCK):
-                row, out, decay = y[j, h, t], new[j, h, t], until[h, t]
-                for d in range(len(row)):
-                    out[d] = row[d] * decay[d]
-
-
-@jit
 def diagonal(x, y, e, products, key, ones):
     """The blocks on the diagonal of all products of rows and keys under decay, by decaying each key step by step.
 
@@ -93,16 +51,6 @@ def diagonal(x, y, e, products, key, ones):
                 products[1, j, h, s, s] = meet(x[0, h, s], x[1, h, s], ones, key)[1]
                 for t in range(s + 1, (s // BLOCK + 1) * BLOCK):
                     products[0, j, h, t, s], products[1, j, h, t, s] = meet(x[0, h, t], x[1, h, t], e[h, t], key)
-
-
-@jit
-def mask(products):
-    """Zero what lies above the diagonal, for rows a on it as well."""
-    for i in range(2):
-        for j in range(products.shape[1]):
-            for h in range(products.shape[2]):
-                for t in range(products.shape[3]):
-                    products[i, j, h, t, t + i :] = 0
 
 
 @jit
@@ -140,3 +88,44 @@ def solve_transposed(lower, u):
                 m0, m1, m2, m3 = column[s], column[s + 1], column[s + 2], column[s + 3]
                 for d in range(len(out)):
                     out[d] += m0 * u0[d] + m1 * u1[d] + m2 * u2[d] + m3 * u3[d]
+
+
+@jit
+def diagonal_pullback(x, y, e, dproducts, dx, dy, f):
+    """Add what the blocks on the diagonal give to dx and dy.
+
+    With F the decay from s to t: dq[t] += dP F y[s] and dy[s] += dP F q[t]; the same for a and s < t, with the decay
+    before step t. `f` is a buffer; channels come in whole LANES.
+    """
+    for j in range(len(y)):
+        for h in range(y.shape[1]):
+            for s in range(y.shape[2]):
+                key, dkey = y[j, h, s], dy[j, h, s]
+                q, dq, p = x[1, h, s], dx[1, h, s], dproducts[1, j, h, s, s]
+                for d in range(len(f)):
+                    dq[d] += p * key[d]
+                for d in range(len(f)):
+                    dkey[d] += p * q[d]
+                    f[d] = 1
+                for t in range(s + 1, (s // BLOCK + 1) * BLOCK):
+                    rows = x[0, h, t], x[1, h, t], e[h, t], dx[0, h, t], dx[1, h, t]
+                    part(dproducts[0, j, h, t, s], dproducts[1, j, h, t, s], rows, key, dkey, f)
+
+
+@jit
+def gates(x, y, dx, dy, e, last, dg):
+    """dg[t] = dg[t+1] + q dq - y dy (at t) + a da (at t+1), from `last` after the chunk; 0 where nothing is kept."""
+    for h in range(len(dg)):
+        flow = last[h]
+        for t in range(dg.shape[1] - 1, -1, -1):
+            q, dq, out, decay = x[1, h, t], dx[1, h, t], dg[h, t], e[h, t]
+            for d in range(len(flow)):
+                flow[d] += q[d] * dq[d]
+            for j in range(len(y)):
+                key, dkey = y[j, h, t], dy[j, h, t]
+                for d in range(len(flow)):
+                    flow[d] -= key[d] * dkey[d]
+            a, da = x[0, h, t], dx[0, h, t]
+            for d in range(len(flow)):
+                out[d] = flow[d] if decay[d] != 0 else 0
+                flow[d] = out[d] + a[d] * da[d]

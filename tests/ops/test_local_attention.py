@@ -161,7 +161,7 @@ def test_a_query_that_sees_no_key_gets_zero_and_nothing_flows_back(rng, engine):
     assert o[:7].any(1).all()
     for grad in grads:
         assert not grad.any()
-    o, _ = linscan.local_attention_step(np.ones(2), np.full(2, -np.inf), np.ones(3), 4)
+    o, _ = linscan.local_attention_step(np.ones(2), np.full(2, -np.inf), np.full(3, np.inf), 4)
     assert not o.any()
     assert_close(linscan.local_attention(q, k, v, 3, mask=np.zeros(20, bool)), np.zeros((20, 3)), 0)
 

@@ -110,5 +110,5 @@ def attend_last(q: Array, k: Array, v: Array, g: Any, own: Any, seen: Any, scale
     weight = xp.exp(score - xp.where(top == -np.inf, xp.zeros((), top.dtype), top))
     total = weight.sum(-1, keepdims=True)
     weight /= xp.where(total == 0, xp.ones((), total.dtype), total)
-    v = xp.where((weight != 0)[..., None], v, xp.zeros((), v.dtype))
+    v = xp.where((score != -np.inf)[..., None], v, xp.zeros((), v.dtype))
     return xp.matmul(weight[..., None, :], v)[..., 0, :].astype(dtype, copy=False)

@@ -8,6 +8,11 @@
 // Long sequences are cut into segments: `reduce` makes each one's state from zero, `carry` hands the state on, `run` goes
 // again from the true one. Whether a sequence is cut follows from its length alone, and so do its bits.
 //
+// The pullback is three such passes: dq = F(do, v, k) as o = F(q, k, v), and, backwards in time with every decay one step
+// later, dv = F(k, q, do) and dk = F(v, do, q), whose state is the gradient of S. On the way the first keeps the states
+// between chunks, the second multiplies its own with them, and outputs are multiplied with q and k: of these sums dg is
+// made. Chunks begin at the same steps in both directions: backwards the first has `head` steps.
+//
 // Bytes moved: v, o once, q, k and g once for each slice of the values; k, v and g once more if cut.
 // Limits: keys to 256, any number of values and steps.
 #ifndef STORAGE  // the launcher's macros, as the tests compile them
@@ -16,6 +21,8 @@
 #define SLICE 64
 #define DECAYS 1
 #define PACKED 1
+#define KEPT 0
+#define MATED 0
 #endif
 #include "layout.cuh"
 #include "mma.cuh"
@@ -30,10 +37,21 @@ struct alignas(16) Half8 { S item[8]; };
 struct Shared {
   S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD], v[STEPS][SLICE + PAD], scaled[STEPS][SLICE + PAD], state[KEYS][SLICE + PAD];
   float sum[STEPS];  // W
+  float part[WARPS];
   int cut[STEPS];    // the last step up to here that forgets, -1 if the state before the chunk is still seen
 };
 
-enum { Q, K, V, G, STATE };  // operands of the layout
+enum { Q, K, V, G, STATE, MATE };  // operands of the layout
+enum { NOTHING, WRITE, MULTIPLY };  // what is done with the states between chunks
+
+// What is asked for besides outputs and final state.
+struct Extras {
+  float* kept;    // (row, chunk, key, value): states before each chunk, written, or multiplied with those after it
+  float* dots;    // (slice, row, chunk): the sums of those products
+  const S* mate;  // (…, time, value), multiplied with the outputs
+  float* sums;    // (slice, row, time): the sums of those products over values
+  i64 head;       // steps of the first chunk
+};
 
 // `count` steps of `width` numbers, WIDTH with zeros.
 template <int WIDTH> __device__ __forceinline__ void load(S (*to)[WIDTH + PAD], const S* from, i64 time, int count, int width) {
@@ -194,32 +212,71 @@ __device__ __forceinline__ void advance(State& state, const Shared& shared, int 
 
 // A block's place: head, segment of time, and columns.
 struct Spot {
-  i64 row, segment, lo, hi, column;
+  i64 row, segment, slice, lo, hi, column;
   int width;
 };
 
-__device__ __forceinline__ Spot spot(const Layout& layout, i64 values, i64 segment) {
+// Where chunk c begins.
+__device__ __forceinline__ i64 begin(i64 c, i64 head, i64 length) {
+  const i64 t = c ? head + (c - 1) * STEPS : 0;
+  return t < length ? t : length;
+}
+
+// A segment has `segment` chunks.
+__device__ __forceinline__ Spot spot(const Layout& layout, i64 values, i64 segment, i64 head) {
   const i64 slices = (values + SLICE - 1) / SLICE, rest = blockIdx.x / slices;
   Spot x;
-  x.column = blockIdx.x % slices * SLICE, x.row = rest % layout.rows, x.segment = rest / layout.rows;
-  x.lo = x.segment * segment, x.hi = x.lo + segment < layout.length ? x.lo + segment : layout.length;
+  x.slice = blockIdx.x % slices, x.column = x.slice * SLICE, x.row = rest % layout.rows, x.segment = rest / layout.rows;
+  x.lo = begin(x.segment * segment, head, layout.length), x.hi = begin((x.segment + 1) * segment, head, layout.length);
   x.width = static_cast<int>(values - x.column < SLICE ? values - x.column : SLICE);
   return x;
+}
+
+__device__ __forceinline__ void put(State& state, float* to, int keys, i64 values, int width) {
+  each(state, threadIdx.x / 32, threadIdx.x & 31, [=](int key, int c, float& x) {
+    if (key < keys && c < width) to[key * values + c] = x;
+  });
+}
+
+// The sums over this slice's values of the outputs times their mates.
+__device__ __forceinline__ void multiply(const float (&out)[COLUMNS][4], const Layout& layout, const Spot& x, const Place& place,
+                                         i64 t, int count, const Extras& extras, float scale, int lane, int warp) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int step = 16 * warp + lane / 4 + 8 * half;
+    const S* mate = extras.mate + place.at[MATE] + x.column + (t + step) * layout.operand[MATE].time;
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int c = 8 * n + lane % 4 * 2 + i;
+        if (step < count && c < x.width) sum = __fmaf_rn(out[n][2 * half + i], widen(mate[c]), sum);
+      }
+    sum += shuffle_xor(sum, 1), sum += shuffle_xor(sum, 2);
+    if (lane % 4 == 0 && step < count) extras.sums[(x.slice * layout.rows + x.row) * layout.length + t + step] = scale * sum;
+  }
 }
 
 // Through the segment; returns the product of its decays, zero if it forgets. Without OUT only the state is made.
 template <bool OUT>
 __device__ __forceinline__ float through(State& state, Shared& shared, const Layout& layout, const Spot& x, const S* q, const S* k,
-                                         const S* v, const float* g, S* o, int keys, i64 values, float scale) {
+                                         const S* v, const float* g, S* o, int keys, i64 values, float scale,
+                                         const Extras& extras) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const Place place = locate(layout, x.row);
   const i64 step_k = layout.operand[K].time, step_v = layout.operand[V].time, step_g = layout.operand[G].time;
   k += place.at[K], v += place.at[V] + x.column, g += DECAYS ? place.at[G] : 0;
   if (OUT) q += place.at[Q], o += x.row * layout.length * values + x.column;
   float decay = 1.0f;
+  const i64 chunks = (layout.length + STEPS - 1) / STEPS;
+  i64 next;
 #pragma unroll 1
-  for (i64 t = x.lo; t < x.hi; t += STEPS) {
-    const int count = static_cast<int>(x.hi - t < STEPS ? x.hi - t : STEPS);
+  for (i64 t = x.lo; t < x.hi; t = next) {
+    const i64 chunk = t ? (t - extras.head) / STEPS + 1 : 0;
+    next = begin(chunk + 1, extras.head, layout.length);
+    const int count = static_cast<int>(next - t);
+    if (OUT && KEPT == WRITE) put(state, extras.kept + (x.row * chunks + chunk) * keys * values + x.column, keys, values, x.width);
     load<KEYS>(shared.k, k + t * step_k, step_k, count, keys);
     load<SLICE>(shared.v, v + t * step_v, step_v, count, x.width);
     if (OUT) {
@@ -236,6 +293,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     if (OUT) {
       float out[COLUMNS][4];
       outputs(out, shared, 16 * warp, lane);
+      if (MATED) multiply(out, layout, x, place, t, count, extras, scale, lane, warp);
 #pragma unroll
       for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
@@ -246,28 +304,37 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     }
     __syncthreads();
     advance(state, shared, warp, lane);
+    if (OUT && KEPT == MULTIPLY) {  // forwards, this chunk is the one that many from the end
+      const float* other = extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values + x.column;
+      float sum = 0.0f;
+      each(state, warp, lane, [&](int key, int c, float& y) {
+        if (key < keys && c < x.width) sum = __fmaf_rn(y, other[key * values + c], sum);
+      });
+#pragma unroll
+      for (int by = 16; by > 0; by /= 2) sum += shuffle_xor(sum, by);
+      if (lane == 0) shared.part[warp] = sum;
+    }
     __syncthreads();
+    if (OUT && KEPT == MULTIPLY && threadIdx.x == 0) {
+      float sum = 0.0f;
+      for (int w = 0; w < WARPS; w++) sum += shared.part[w];
+      extras.dots[(x.slice * layout.rows + x.row) * chunks + chunk] = sum;
+    }
   }
   return decay;
-}
-
-__device__ __forceinline__ void put(State& state, float* to, int keys, i64 values, int width) {
-  each(state, threadIdx.x / 32, threadIdx.x & 31, [=](int key, int c, float& x) {
-    if (key < keys && c < width) to[key * values + c] = x;
-  });
 }
 
 // What a segment makes of a state of zero, and the product of its decays.
 extern "C" __global__ void __launch_bounds__(THREADS)
 reduce(const __grid_constant__ Layout layout, const S* k, const S* v, const float* g, float* ends, float* decays, int keys,
-       i64 values, i64 segment) {
+       i64 values, i64 segment, const __grid_constant__ Extras extras) {
   extern __shared__ __align__(16) u8 memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const Spot x = spot(layout, values, segment);
+  const Spot x = spot(layout, values, segment, extras.head);
   const i64 slot = x.segment * layout.rows + x.row;
   State state;
   each(state, 0, 0, [](int, int, float& y) { y = 0.0f; });
-  const float decay = through<false>(state, shared, layout, x, nullptr, k, v, g, nullptr, keys, values, 1.0f);
+  const float decay = through<false>(state, shared, layout, x, nullptr, k, v, g, nullptr, keys, values, 1.0f, extras);
   put(state, ends + slot * keys * values + x.column, keys, values, x.width);
   if (threadIdx.x == 0 && x.column == 0) decays[slot] = decay;
 }
@@ -290,16 +357,16 @@ extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* e
 // `starts` is what enters each segment; without it a row is one segment, which begins with `first`.
 extern "C" __global__ void __launch_bounds__(THREADS)
 run(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, const float* g, const float* first,
-    const float* starts, S* o, float* last, int keys, i64 values, float scale, i64 segment) {
+    const float* starts, S* o, float* last, int keys, i64 values, float scale, i64 segment, const __grid_constant__ Extras extras) {
   extern __shared__ __align__(16) u8 memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const Spot x = spot(layout, values, segment);
+  const Spot x = spot(layout, values, segment, extras.head);
   const float* from = starts ? starts + (x.segment * layout.rows + x.row) * keys * values
                              : first ? first + locate(layout, x.row).at[STATE] : nullptr;
   State state;
   each(state, threadIdx.x / 32, threadIdx.x & 31, [=](int key, int c, float& y) {
     y = from && key < keys && c < x.width ? from[key * values + x.column + c] : 0.0f;
   });
-  through<true>(state, shared, layout, x, q, k, v, g, o, keys, values, scale);
+  through<true>(state, shared, layout, x, q, k, v, g, o, keys, values, scale, extras);
   if (x.hi == layout.length) put(state, last + x.row * keys * values + x.column, keys, values, x.width);
 }

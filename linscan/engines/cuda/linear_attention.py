@@ -1,55 +1,125 @@
-"""Linear attention on the GPU: 16-bit arrays with one decay a step on tensor cores, all else in array code."""
+"""Linear attention on the GPU: 16-bit arrays with one decay a step on tensor cores, all else in array code.
+
+The pullback is the same kernel three times, with the arguments in other roles and for two of them time backwards; the
+head of linear_attention.cu says how.
+"""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.layout import operands
 from linscan.engines.reference import linear_attention as reference
 
 _THREADS, _STEPS, _PAD = 128, 64, 8  # as in linear_attention.cu
-_WHOLE = 8192  # steps of the longest sequence that is not cut
-_SEGMENT = 2048  # steps of a segment of a longer one
+_WHOLE = 128  # chunks of the longest sequence that is not cut
+_SEGMENT = 32  # chunks of a segment of a longer one
+_NOTHING, _WRITE, _MULTIPLY = range(3)
+_EXTRAS = np.dtype([("kept", "u8"), ("dots", "u8"), ("mate", "u8"), ("sums", "u8"), ("head", "i8")])
 
 
 def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
     """See `linscan.ops.linear_attention`; also returns, if `keep`, the states before every chunk."""
-    keys, values, length = q.shape[-1], v.shape[-1], q.shape[-2]
-    shape = (*lead, length, values)
-    struct = None
-    if not keep and q.dtype.itemsize == 2 and 0 < keys <= 256 and (g is None or g.shape[-1] == 1) and math.prod(shape):
-        q, k, v = (
-            x if x.strides[-1] == x.itemsize or x.shape[-1] == 1 else cupy.ascontiguousarray(x) for x in (q, k, v)
-        )
-        S0 = None if S0 is None else cupy.ascontiguousarray(S0)
-        rows = [(x if x is None else x[..., 0], None if x is None else x.ndim - 2) for x in (q, k, v, g)]
-        struct = operands(lead, length, *rows, (None if S0 is None else S0[..., 0, 0], None))
-    if struct is None:
+    sizes = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
+    fits = q.dtype.itemsize == 2 and 0 < max(sizes[2:]) <= 256 and (g is None or g.shape[-1] == 1)
+    if not fits or not math.prod(sizes) or not math.isfinite(1 / scale if scale else np.inf):
         return reference.linear_attention(q, k, v, g, S0, lead=lead, scale=scale, keep=keep, workers=workers)
     with q.device:
-        o, S = cupy.empty(shape, q.dtype), cupy.empty((*lead, keys, values), np.float32)
-        _run(struct, q, k, v, g, S0, o, S, scale)
-    return o, S, None
+        kept = cupy.empty((*lead, -(-sizes[1] // _STEPS), *sizes[2:]), np.float32) if keep else None
+        done = _run(q, k, v, g, S0, lead=lead, scale=scale, kept=kept, work=_WRITE if keep else _NOTHING)
+    return done.o, done.S, held(kept) if keep else None
 
 
-def _run(struct, q, k, v, g, S0, o, S, scale) -> None:
-    rows, length, (keys, values) = int(struct["rows"][0]), o.shape[-2], S.shape[-2:]
+def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, workers):
+    """See `linscan.ops.linear_attention.linear_attention_vjp`."""
+    if isinstance(states, list):
+        options = {"lead": lead, "scale": scale, "workers": workers}
+        return reference.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **options)
+    with q.device:
+        common: dict[str, Any] = {"lead": lead, "scale": scale}
+        turned = None if S0 is None else S0.swapaxes(-1, -2)
+        dq = _run(do, v, k, g, turned, mate=q, **common)
+        late = None if g is None else _late(g)
+        q_back, k_back, v_back, do_back = (x[..., ::-1, :] for x in (q, k, v, do))
+        last = dS.astype(np.float32, copy=False) / np.float32(scale)
+        common["head"] = (q.shape[-2] - 1) % _STEPS + 1
+        dv = _run(k_back, q_back, do_back, late, last, kept=states, work=_MULTIPLY, **common)
+        dk = _run(v_back, do_back, q_back, late, last.swapaxes(-1, -2), mate=k_back, **common)
+        first = dv.S * np.float32(scale)
+        factor = None if g is None else cupy.exp(g[..., 0, :])[..., None]
+        dS0 = first if g is None else cupy.where(factor == 0, 0, factor * first)
+        dg = None if g is None else _gate_gradient(g, dv.dots[..., ::-1] * scale, dq.sums, dk.sums[..., ::-1])
+    return dq.o, dk.o[..., ::-1, :], dv.o[..., ::-1, :], dg, None if S0 is None else dS0
+
+
+def _late(g: Array) -> Array:
+    """The decays backwards in time, each one step later: on the state's gradient it acts before that step is added."""
+    late = cupy.zeros(g.shape, g.dtype)
+    late[..., 1:, :] = g[..., :0:-1, :]
+    return late
+
+
+def _gate_gradient(g: Array, dots: Array, read: Array, written: Array) -> Array:
+    """dg from <S, dS> between chunks and q·dq, k·dk at every step.
+
+    ``dg[t] = <e^g[t] S[t-1], dS[t]>`` and ``dg[t+1] = dg[t] + k[t]·dk[t] - q[t]·dq[t]``: sums that begin anew in each
+    chunk, for over a whole sequence they would be small differences of large numbers.
+    """
+    length, chunks = g.shape[-2], dots.shape[-1]
+    flow = cupy.zeros((*dots.shape[:-1], chunks * _STEPS), np.float32)
+    flow[..., 1:length] = (written - read)[..., :-1]
+    flow = flow.reshape(*dots.shape, _STEPS)
+    flow[..., 0] = cupy.exp(g[..., ::_STEPS, 0]) * dots
+    sums = cupy.cumsum(flow, axis=-1).reshape(*dots.shape[:-1], chunks * _STEPS)[..., :length]
+    return cupy.where(g[..., 0] == -np.inf, 0, sums)[..., None]
+
+
+class _Done(NamedTuple):
+    o: Array
+    S: Array
+    dots: Array | None
+    sums: Array | None
+
+
+def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, mate=None) -> _Done:
+    """One pass: outputs, final state and, where asked for, `dots` and `sums` (see ``Extras``), over the slices."""
+    q, k, v, mate = (x if x is None or _dense(x) else cupy.ascontiguousarray(x) for x in (q, k, v, mate))
+    S0 = None if S0 is None else cupy.ascontiguousarray(S0)
+    inputs = [(x if x is None else x[..., 0], None if x is None else x.ndim - 2) for x in (q, k, v, g)]
+    inputs.append((None if S0 is None else S0[..., 0, 0], None))
+    struct = operands(
+        lead, q.shape[-2], *inputs, (None if mate is None else mate[..., 0], None if mate is None else mate.ndim - 2)
+    )
+    if struct is None:  # more batch axes than the layout folds
+        q, k, v, g, mate = (
+            None if x is None else cupy.ascontiguousarray(cupy.broadcast_to(x, lead + x.shape[-2:]))
+            for x in (q, k, v, g, mate)
+        )
+        S0 = None if S0 is None else cupy.ascontiguousarray(cupy.broadcast_to(S0, lead + S0.shape[-2:]))
+        return _run(q, k, v, g, S0, lead=lead, scale=scale, head=head, kept=kept, work=work, mate=mate)
+    rows, length, keys, values = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
     wide, width = -(-keys // 64) * 64, 32 if values <= 32 else 64
-    packed = all(_packed(x) for x in (q, k, v))
-    macros = ("KEYS", wide), ("SLICE", width), ("DECAYS", int(g is not None)), ("PACKED", int(packed))
-    segment = length if length <= _WHOLE else _SEGMENT
-    segments, layout = -(-length // segment), struct.view(f"V{struct.dtype.itemsize}")
+    slices, chunks = -(-values // width), -(-length // _STEPS)
+    o, S = cupy.empty((*lead, length, values), q.dtype), cupy.empty((*lead, keys, values), np.float32)
+    dots = cupy.empty((slices, *lead, chunks), np.float32) if work == _MULTIPLY else None
+    sums = cupy.empty((slices, *lead, length), np.float32) if mate is not None else None
+    pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
+    extras = np.array([(*pointers, min(length, head or _STEPS))], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
+    macros = ("KEYS", wide), ("SLICE", width), ("DECAYS", int(g is not None))
+    macros += ("PACKED", int(all(map(_packed, (q, k, v))))), ("KEPT", work), ("MATED", int(mate is not None))
+    segment = chunks if chunks <= _WHOLE else _SEGMENT
+    segments, layout = -(-chunks // segment), struct.view(f"V{struct.dtype.itemsize}")
 
     def launch(name: str, *arguments: Any) -> None:
         code = kernel("linear_attention.cu", name, q.dtype.name, *macros)
         if code.max_dynamic_shared_size_bytes < _shared(wide, width):
             code.max_dynamic_shared_size_bytes = _shared(wide, width)
-        grid = segments * rows * -(-values // width)
-        code((grid,), (_THREADS,), (layout, *arguments), shared_mem=_shared(wide, width))
+        code((segments * rows * slices,), (_THREADS,), (layout, *arguments, extras), shared_mem=_shared(wide, width))
 
     starts = None
     if segments > 1:
@@ -58,11 +128,12 @@ def _run(struct, q, k, v, g, S0, o, S, scale) -> None:
         carry = kernel("linear_attention.cu", "carry", q.dtype.name, *macros)
         carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values))
     launch("run", q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
+    return _Done(o, S, *(None if x is None else x.sum(axis=0) for x in (dots, sums)))
 
 
-def linear_attention_pullback(q, k, v, g, S0, states, do, dS, **options: Any) -> tuple[Array | None, ...]:
-    """See `linscan.ops.linear_attention.linear_attention_vjp`."""
-    return reference.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **options)
+def _dense(x: Array) -> bool:
+    """Whether the features of a step are neighbours in memory."""
+    return x.strides[-1] == x.itemsize or x.shape[-1] == 1
 
 
 def _packed(x: Array) -> bool:
@@ -72,4 +143,4 @@ def _packed(x: Array) -> bool:
 
 def _shared(keys: int, width: int) -> int:
     """Bytes of the struct ``Shared``."""
-    return 2 * (2 * _STEPS * (keys + _PAD) + (2 * _STEPS + keys) * (width + _PAD)) + 8 * _STEPS
+    return 2 * (2 * _STEPS * (keys + _PAD) + (2 * _STEPS + keys) * (width + _PAD)) + 8 * _STEPS + 16

@@ -41,7 +41,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m linscan train", description="Train a small model on a task; Ctrl-C stops it with a checkpoint."
     )
     parser.add_argument("task", choices=PRESETS, metavar="task", help="one of: " + ", ".join(PRESETS))
-    parser.add_argument("--model", choices=LAYERS, help="the sequence layer (default: what suits the task)")
+    parser.add_argument("--model", choices=LAYERS, help="the sequence layer (default: the task's)")
     parser.add_argument(
         "--size", choices=SIZES, help="blocks and channels: tiny 1 × 32, small 2 × 64, …, large 8 × 128"
     )

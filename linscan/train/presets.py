@@ -18,6 +18,7 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "s5": lambda D, length: S5(D, 64),
     "s5-both": lambda D, length: S5(D, 16, blocks=8, bidirectional=True, C_init="lecun_normal"),  # of S5's ListOps
     "lru": lambda D, length: LRU(D, 2 * D, r_min=0.9, r_max=0.999, max_phase=0.5),
+    "lru-slow": lambda D, length: LRU(D, 2 * D, r_min=0.99, r_max=0.9999, max_phase=0.1),
     "hyena": lambda D, length: Hyena(D, length),
     "hawk": lambda D, length: Hawk(D, heads=4),
 }
@@ -25,7 +26,7 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """A task with what has been found to train on it."""
+    """A task with a model and settings to start from."""
 
     task: Callable[[], Any]
     model: str
@@ -40,7 +41,7 @@ PRESETS = {
     "parity": Preset(tasks.Parity, "lru", 2000, 1e-3, 256),
     "modular": Preset(tasks.Modular, "lru", 2000, 1e-3, 256),
     "permutations": Preset(tasks.Permutations, "hawk", 2000, 1e-3, 128),
-    "memory": Preset(tasks.Memory, "lru", 1000, 1e-3, 1024, "tiny", 50),
+    "memory": Preset(tasks.Memory, "lru-slow", 1000, 1e-2, 1024, "tiny", 50),
     "copy": Preset(tasks.Copy, "lru", 2000, 3e-3, 40),
     "selective-copy": Preset(tasks.SelectiveCopy, "hawk", 4000, 3e-3, 40),
     "listops": Preset(lambda: tasks.ListOps(folder="linscan-train"), "s5-both", 20_000, 3e-3, 2000, "large", 500),
@@ -52,7 +53,9 @@ PRESETS = {
 def stack(task: Any, layer: str, size: str, length: int) -> Stack:
     """The model for a task."""
     depth, D = SIZES[size]
-    as_published: dict[str, Any] = {"norm": "batch", "activation": "gelu_tanh", "gate": "half_glu2"} if layer == "s5-both" else {}
+    as_published: dict[str, Any] = (
+        {"norm": "batch", "activation": "gelu_tanh", "gate": "half_glu2"} if layer == "s5-both" else {}
+    )
     block = Block(LAYERS[layer](D, length), **as_published)
     return Stack((block,) * depth, task.inputs, task.outputs, tokens=task.tokens, pool=task.pool)
 

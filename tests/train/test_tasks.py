@@ -75,6 +75,14 @@ def test_what_is_to_be_repeated_was_shown_in_that_order(kind):
     assert (len(set(places)) == 1) == (kind is Copy)
 
 
+def test_memory_shows_its_first_direction_once():
+    batch = Memory(size=20, length=50, features=5).batch(0, 0)
+    np.testing.assert_array_equal(batch["u"][:, 0, 0], 1 - 2 * batch["labels"])
+    assert not batch["u"][:, 1:, 0].any()
+    np.testing.assert_array_equal(np.abs(batch["u"]).sum(-1), 1)
+    assert set(batch["labels"]) == {0, 1}
+
+
 def test_recall_asks_for_every_value_shown():
     batch = Recall(size=5, keys=6, values=3, pairs=4).batch(0, 0)
     for u, labels, mask in zip(batch["u"], batch["labels"], batch["mask"], strict=True):

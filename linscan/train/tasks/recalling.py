@@ -10,7 +10,7 @@ from linscan.train.tasks.drawn import Drawn
 
 @dataclass(frozen=True)
 class Memory(Drawn):
-    """The sign of the first input, e₁ or -e₁, after `length` steps of random one-hot vectors.
+    """The sign of the first input, e₁ or -e₁, after `length` steps of random one-hot vectors that are not e₁.
 
     E. Martin and C. Cundy, arXiv:1709.04057, after Hochreiter and Schmidhuber's problem 2b.
 
@@ -49,7 +49,7 @@ class Memory(Drawn):
 
     def draw(self, rng: np.random.Generator, test: bool) -> Batch:
         """See `Drawn`."""
-        hot = rng.integers(0, self.features, (self.size, self.length))
+        hot = rng.integers(1, self.features, (self.size, self.length))
         labels = rng.integers(0, 2, self.size)
         hot[:, 0] = 0
         u = (hot[..., None] == np.arange(self.features)).astype(np.float32)

@@ -281,6 +281,7 @@ def test_gradients_of_grouped_heads_where_only_the_queries_have_the_group(rng, e
     state = random(rng, (2, 1, 3, 6), "float64")
     with linscan.use_engine(engine):
         linscan.check_vjp(flat, q, k, v, g, state, window=4)
+        linscan.check_vjp(flat, q, k[0, 0], v[0, 0], g[0, 0], state[0, 0], window=4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -41,7 +41,7 @@ def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, wo
         options = {"lead": lead, "scale": scale, "workers": workers}
         return reference.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **options)
     with q.device:
-        common: dict[str, Any] = {"lead": lead, "scale": scale}
+        common = {"lead": lead, "scale": scale}
         turned = None if S0 is None else S0.swapaxes(-1, -2)
         dq = _run(do, v, k, g, turned, mate=q, **common)
         late = None if g is None else _late(g)
@@ -110,8 +110,8 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
     sums = cupy.empty((slices, *lead, length), np.float32) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     extras = np.array([(*pointers, min(length, head or _STEPS))], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
-    macros = ("KEYS", wide), ("SLICE", width), ("DECAYS", int(g is not None))
-    macros += ("PACKED", int(all(map(_packed, (q, k, v))))), ("KEPT", work), ("MATED", int(mate is not None))
+    flags = {"DECAYS": g is not None, "PACKED": all(map(_packed, (q, k, v))), "KEPT": work, "MATED": mate is not None}
+    macros = [("KEYS", wide), ("SLICE", width), *((name, int(flag)) for name, flag in flags.items())]
     segment = chunks if chunks <= _WHOLE else _SEGMENT
     segments, layout = -(-chunks // segment), struct.view(f"V{struct.dtype.itemsize}")
 

@@ -127,7 +127,7 @@ def solve(r: Recurrence, a: Array, b: Array, quasi: bool, *, back: bool = False,
     return block_scan(a, b, reverse=back, reset=reset, workers=workers).reshape(*b.shape[:-1], states, n // states)
 
 
-def pulled(r: Recurrence, states: Array, dh: Array, dstate: Array, workers: int | None) -> tuple[Array | None, ...]:
+def pulled(r: Recurrence, states: Array, dh: Array, dstate: Array, workers: int | None) -> tuple[Array, ...]:
     """Gradients of x, y, w and the first state, forwards in time."""
     xp, x = namespace(states), r.x.astype(states.dtype, copy=False)
     prev, ds = before(states, r, False), xp.zeros_like(states)

@@ -14,7 +14,7 @@ from tests import oracles
 from tests.conftest import dtype_of, random
 from tests.tolerances import assert_close, contracting
 
-ENGINES = ["reference"]
+ENGINES = ["reference", "cpu"]
 REAL = ["float16", "bfloat16", "float32", "float64"]
 NAMES = sorted(CELLS)
 

@@ -14,7 +14,7 @@ from tests.conftest import DTYPES, dtype_of, random
 from tests.tolerances import accumulated, assert_close, eps, error
 
 ENGINES = ["reference", "cpu"]
-LENGTHS = [1, 2, 15, 16, 17, 63, 64, 65, 130, 200]
+LENGTHS = [1, 2, 16, 17, 63, 64, 65, 130]
 DECAYS = [None, "scalar", "vector"]
 
 
@@ -104,7 +104,7 @@ def test_every_dtype(rng, op, engine, dtype, kind):
 
 @pytest.mark.parametrize("op", PROBLEMS)
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("key", "value"), [(1, 1), (1, 9), (3, 1), (17, 40), (100, 36), (256, 200)])
+@pytest.mark.parametrize(("key", "value"), [(1, 1), (1, 9), (3, 1), (17, 40), (100, 36), (160, 136)])
 def test_every_width(rng, op, engine, key, value):
     make, run, vjp, loop = PROBLEMS[op]
     problem = make(rng, 70, key, value, "float64", "vector", lead=(1,))
@@ -274,8 +274,8 @@ def test_gradients(rng, op, engine, kind, dtype):
     reset = np.zeros(70, bool)
     reset[[17, 30]] = True
     with engine_for(op, engine, dtype):
-        linscan.check_vjp(vjp, *problem, *more, scale=0.5)
-        linscan.check_vjp(vjp, *problem, *more, reverse=True, reset=reset)
+        linscan.check_vjp(vjp, *problem, *more, scale=0.5, directions=2)
+        linscan.check_vjp(vjp, *problem, *more, reverse=True, reset=reset, directions=1)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -289,8 +289,8 @@ def test_gradients_of_several_steps_and_of_a_write_key(rng, engine, kind, n):
     with linscan.use_engine(engine):
         for key, reverse in ((w, False), (None, True)):
             options = {"n_householder": n, "reverse": reverse, "reset": reset}
-            linscan.check_vjp(linscan.delta_rule_vjp, q, k, v, beta, g, S0, key, **options)
-        linscan.check_vjp(linscan.delta_rule_vjp, q, k, v, 0.7, -0.1, None, None, n_householder=n)
+            linscan.check_vjp(linscan.delta_rule_vjp, q, k, v, beta, g, S0, key, directions=2, **options)
+        linscan.check_vjp(linscan.delta_rule_vjp, q, k, v, 0.7, -0.1, None, None, directions=1, n_householder=n)
 
 
 @pytest.mark.parametrize("op", PROBLEMS)

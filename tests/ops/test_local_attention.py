@@ -1,5 +1,6 @@
 """Laws of `local_attention`, `local_attention_step` and `local_attention_vjp`, on every engine that runs on the CPU."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -240,6 +241,17 @@ def test_bits_depend_neither_on_workers_nor_on_other_rows(rng, window):
             np.testing.assert_array_equal(x, y)
     for x, y in zip(pull_alone(v[1:2])[:4], grads, strict=False):
         np.testing.assert_array_equal(x, y[1:2])
+
+
+def test_memory_is_that_of_a_window_not_of_a_square(rng):
+    q, k, v, g = draw(rng, 6000, "float32", width=8, value=8)
+    o, pullback = linscan.local_attention_vjp(q, k, v, 16, g, workers=1)
+    tracemalloc.start()
+    linscan.local_attention(q, k, v, 16, g, workers=1)
+    pullback(o)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 6000**2 / 10  # a tenth of one (T, T) matrix
 
 
 def flat(q, k, v, g=None, state=None, *, window, **options):

@@ -86,14 +86,14 @@ def buffers(inputs):
 def _head(arrays, g, S, o, states, scale, work, tables):
     """All chunks of one head; `S` (padded), `o` and `states` are filled."""
     q, k, v = arrays
-    decays, scale = decay_tables(g, len(q)), q.dtype.type(scale)
+    decays, units = decay_tables(g, len(q)), np.array([scale, 1], q.dtype)
     at, inner = 0, S[: k.shape[1], : v.shape[1]]
-    while (at := forward(arrays, decays, S, o, states, scale, work, tables, at)) < len(decays[2]):
+    while (at := forward(arrays, decays, S, o, states, units, work, tables, at)) < len(decays[2]):
         part = slice(at * CHUNK, (at + 1) * CHUNK)
         if len(states):
             states[at] = inner
         with np.errstate(all="ignore"):
-            o[part], inner[...] = steps(inner, q[part] * scale, k[part], v[part], g[part])
+            o[part], inner[...] = steps(inner, q[part] * units[0], k[part], v[part], g[part])
         at += 1
 
 
@@ -110,14 +110,14 @@ def buffers_back(inputs):
 def _head_back(arrays, g, states, dS, grads, scale, work, tables):
     """All chunks of one head, the last one first; `dS` (padded) and `grads` are filled."""
     q, k, v, do = arrays
-    decays, scale = decay_tables(g, len(q)), q.dtype.type(scale)
+    decays, units = decay_tables(g, len(q)), np.array([scale, 1], q.dtype)
     at, inner = len(states) - 1, dS[: k.shape[1], : v.shape[1]]
-    while (at := backward(arrays, decays, states, dS, grads, scale, work, tables, at)) >= 0:
+    while (at := backward(arrays, decays, states, dS, grads, units, work, tables, at)) >= 0:
         part = slice(at * CHUNK, (at + 1) * CHUNK)
         with np.errstate(all="ignore"):
-            steps = steps_pullback(states[at], q[part] * scale, k[part], v[part], g[part], do[part], inner)
+            steps = steps_pullback(states[at], q[part] * units[0], k[part], v[part], g[part], do[part], inner)
         for grad, x in zip(grads, steps, strict=False):
             grad[part] = x
-        grads[0][part] *= scale
+        grads[0][part] *= units[0]
         inner[...] = steps[-1]
         at -= 1

@@ -2,7 +2,7 @@
 
 With dA the lower triangle of dO Vᵀ and dS' the gradient of the state after the chunk, in the notation of `forward`:
 ``dV = Aᵀ dO + K̂ dS'``, ``dQ = (dA's part) + e^W (dO Sᵀ)``, ``dK = (dA's part) + e^(W[end]-W) (V dS'ᵀ)`` and
-``dS = e^W[end] dS' + Q̃ᵀ dO``. g[t] decays whatever was written before t and is read from t on. Of pairs inside the chunk
+``dS = e^W[end] dS' + Q̃ᵀ dO``. g[t] decays whatever was written before t and is read from t on. Of pairs inside a chunk
 that is what ``q dq - k dk`` sums to from t on, without the diagonal, where nothing decays; of what came in with S, the
 sum of ``q dq`` from t on; of what leaves with S', that of ``k dk`` before t; and what passes through gives ``S dS'``.
 """
@@ -11,11 +11,12 @@ from linscan.engines.cpu.chunk_vectors import dot
 from linscan.engines.cpu.chunks import BLOCK, CHUNK, edges, load, store, triangle, turn, widen
 from linscan.engines.cpu.gemm import FULL, LOWER, LOWER_OUT, UPPER, apart, gemm
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
+from linscan.engines.cpu.linear_attention_channels import channels_back
 from linscan.engines.cpu.linear_attention_forward import vector
 
 
 @jit
-def backward(inputs, decays, states, dS, grads, scale, work, tables, last):
+def backward(inputs, decays, states, dS, grads, units, work, tables, last):
     """Chunks from `last` down; returns the first one that has to run step by step, or -1.
 
     q, k, v and the states are conjugated already. `dS` (padded) holds the gradient of the state.
@@ -30,12 +31,12 @@ def backward(inputs, decays, states, dS, grads, scale, work, tables, last):
     while c >= 0 and not bad[c]:
         lo = c * CHUNK
         rows = min(CHUNK, (len(q) - lo + 15) // 16 * 16)
-        load(q, lo, qs, scale, 0)
-        load(k, lo, ks, 1, 0)
-        load(v, lo, vs, 1, 0)
-        load(do, lo, os, 1, 0)
-        load(e, lo, es, 1, 1)
-        load(states[c], 0, s, 1, 0)
+        load(q, lo, qs, units[0], 0)
+        load(k, lo, ks, units[1], 0)
+        load(v, lo, vs, units[1], 0)
+        load(do, lo, os, units[1], 0)
+        load(e, lo, es, units[1].real, 1)
+        load(states[c], 0, s, units[1], 0)
         turn(ks, kt)
         turn(vs, vt)
         turn(s, st)
@@ -52,7 +53,7 @@ def backward(inputs, decays, states, dS, grads, scale, work, tables, last):
             _decay(qs, since)
             _decay(ks, until)
         else:
-            _channels((qs, ks, dqs, dks, far, spare, b), (es, since, until, late), totals[c], rows, rows_of[0])
+            channels_back((qs, ks, dqs, dks, far, spare, b), (es, since, until, late), totals[c], rows, rows_of[0])
             vector(qs, kt, es, since, totals[c], a, rows, rows_of[1], spare)
             for t in range(rows):
                 row, later = ks[t], far[t]
@@ -66,8 +67,10 @@ def backward(inputs, decays, states, dS, grads, scale, work, tables, last):
         _beyond(ks, far, until, dks, early, rows)
         gemm(a, (0, 1, CHUNK), os, (0, tall), dvs, (0, tall), (rows, tall, rows), UPPER, False)
         gemm(ks, (0, wide, 1), dS, (0, tall), dvs, (0, tall), (rows, tall, wide), FULL, True)
-        fine = store(dqs, scale, grads[0], lo, zeros[0, :wide])
-        fine &= store(dks, 1, grads[1], lo, zeros[0, :wide]) & store(dvs, 1, grads[2], lo, zeros[0, :tall])
+        fine = store(dqs, units[0], grads[0], lo, zeros[0, :wide])
+        fine &= store(dks, units[1], grads[1], lo, zeros[0, :wide]) & store(
+            dvs, units[1], grads[2], lo, zeros[0, :tall]
+        )
         if not fine:
             break
         passed = rows_of[0]
@@ -143,69 +146,3 @@ def _gates(late, early, passed, es, dg, lo):
         for d in range(width):
             out[d] = row[d] + passed[d] if e[d] != 0 else 0
             passed[d] += written[d]
-
-
-@jit
-def _channels(buffers, tables, totals, rows, x):
-    """One decay per channel: dA's part of dQ and dK; also leaves the keys decayed until the chunk's end in `ku`."""
-    apart()
-    qs, ks, dqs, dks, ku, qf, b = buffers
-    es, since, until, late = tables
-    wide = qs.shape[1]
-    dqs[:], dks[:] = 0, 0
-    for t in range(CHUNK):
-        query, key, to_q, to_k, first, last = qs[t], ks[t], qf[t], ku[t], since[t], until[t]
-        for d in range(wide):
-            to_q[d], to_k[d] = query[d] * first[d], key[d] * last[d]
-    # Between blocks. The keys before a block row are decayed until its beginning, one block after the other; its
-    # gradients of them gather the same decays on the way back.
-    for i in range(1, rows // BLOCK):
-        at = i * BLOCK
-        gemm(b, (at * CHUNK, CHUNK, 1), ku, (0, wide), dqs, (at * wide, wide), (BLOCK, wide, at), FULL, False)
-        for t in range(at):
-            row = ku[t]
-            for d in range(totals.shape[1]):
-                row[d] *= totals[i, d]
-    for i in range(rows // BLOCK - 1, 0, -1):
-        at = i * BLOCK
-        for t in range(at):
-            row = dks[t]
-            for d in range(totals.shape[1]):
-                row[d] *= totals[i, d]
-        gemm(b, (at * CHUNK, 1, CHUNK), qf, (at * wide, wide), dks, (0, wide), (at, wide, BLOCK), FULL, True)
-    for t in range(CHUNK):
-        to_q, to_k, first, last = dqs[t], dks[t], since[t], until[t]
-        for d in range(wide):
-            to_q[d] *= first[d]
-            to_k[d] *= last[d]
-    _within(qs, ks, dqs, dks, es, b, qf[0], rows)
-    late[:] = 0
-    for t in range(rows):
-        query, key, to_q, to_k, row, own = qs[t], ks[t], dqs[t], dks[t], late[t], b[t, t]
-        for d in range(wide):
-            row[d] = (query[d] * to_q[d] - key[d] * to_k[d]).real
-            to_q[d] += own * key[d]
-            to_k[d] += own * query[d]
-
-
-@jit
-def _within(qs, ks, dqs, dks, es, b, moved, rows):
-    """Pairs of different steps of one block; `moved` is a row to work in."""
-    apart()
-    for s in range(rows):
-        end = (s // BLOCK + 1) * BLOCK
-        key, query = ks[s], qs[s]
-        for d in range(len(key)):
-            moved[d] = key[d]
-        for t in range(s + 1, end):
-            to, factor, e = dqs[t], b[t, s], es[t]
-            for d in range(len(key)):
-                moved[d] *= e[d]
-                to[d] += factor * moved[d]
-        for d in range(len(key)):
-            moved[d] = query[d]
-        for i in range(s % BLOCK):
-            to, factor, e = dks[s - 1 - i], b[s, s - 1 - i], es[s - i]
-            for d in range(len(key)):
-                moved[d] *= e[d]
-                to[d] += factor * moved[d]

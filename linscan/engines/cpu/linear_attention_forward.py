@@ -11,27 +11,26 @@ from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 
 
 @jit
-def forward(inputs, decays, S, o, states, scale, work, tables, first):
+def forward(inputs, decays, S, o, states, units, work, tables, first):
     """Chunks from `first` on; returns the first one that has to run step by step, or their number.
 
-    `S` (padded) holds the state and is left as the one before the chunk returned. `work` and `tables` are the buffers
-    of `linear_attention.buffers`, zero and one.
+    `S` (padded) holds the state and is left as the one before the chunk returned. `units` are the output's scale and
+    one, `work` and `tables` buffers, zero and one.
     """
     mode = flush_subnormals()
     q, k, v = inputs
     e, totals, bad = decays
     qs, ks, vs, os, kt, a, zeros = work
     es, since, until, w, rows_of = tables
-    wide, tall, K, V = qs.shape[1], vs.shape[1], q.shape[1], v.shape[1]
-    scalar = es.shape[1] == 1
+    wide, tall, scalar = qs.shape[1], vs.shape[1], es.shape[1] == 1
     c = first
     while c < len(bad) and not bad[c]:
         lo = c * CHUNK
         rows = min(CHUNK, (len(q) - lo + 15) // 16 * 16)
-        load(q, lo, qs, scale, 0)
-        load(k, lo, ks, 1, 0)
-        load(v, lo, vs, 1, 0)
-        load(e, lo, es, 1, 1)
+        load(q, lo, qs, units[0], 0)
+        load(k, lo, ks, units[1], 0)
+        load(v, lo, vs, units[1], 0)
+        load(e, lo, es, units[1].real, 1)
         turn(ks, kt)
         edges(es, since, until)
         if scalar:
@@ -43,15 +42,13 @@ def forward(inputs, decays, S, o, states, scale, work, tables, first):
             vector(qs, kt, es, since, totals[c], a, rows, rows_of[1], ks)
         gemm(qs, (0, wide, 1), S, (0, tall), os, (0, tall), (rows, tall, wide), FULL, False)
         gemm(a, (0, CHUNK, 1), vs, (0, tall), os, (0, tall), (rows, tall, rows), LOWER, True)
-        if not store(os, 1, o, lo, zeros[0]):
+        if not store(os, units[1], o, lo, zeros[0]):
             break
-        for d in range(K):
+        if len(states):
+            store(S, units[1], states[c], 0, zeros[0])
+        for d in range(q.shape[1]):
             row, factor = S[d], totals[c, CHUNK // BLOCK, 0 if scalar else d]
-            if len(states):
-                to = states[c, d]
-                for j in range(V):
-                    to[j] = row[j]
-            for j in range(V):
+            for j in range(tall):
                 row[j] *= factor
         gemm(kt, (0, CHUNK, 1), vs, (0, tall), S, (0, tall), (wide, tall, rows), FULL, True)
         c += 1

@@ -5,15 +5,29 @@ and ``S' = e^W[end] S + (K e^(W[end] - W))ᵀ V``, W being sums of g from the ch
 (…, T, K) alike.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from linscan._arrays import accum_dtype, host_any, namespace, real_dtype
+from linscan._arrays import Array, accum_dtype, host_any, namespace, real_dtype
 from linscan.engines.reference import decayed_product
 
 _CHUNK = 32
 
 
-def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
+def linear_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    g: Array | None,
+    S0: Array | None,
+    *,
+    lead: tuple[int, ...],
+    scale: float,
+    keep: bool,
+    workers: Any,
+) -> tuple[Array, Array, list[Array] | None]:
     """See `linscan.ops.linear_attention`; also returns, if `keep`, the states before every chunk."""
     xp, dtype, compute = namespace(q), q.dtype, accum_dtype(q.dtype)
     q, k, v, g, S = _broadcast(q, k, v, g, S0, lead)
@@ -27,7 +41,20 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
     return o, S.copy() if S0 is not None and S.base is not None else S, states if keep else None
 
 
-def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, workers):
+def linear_attention_pullback(
+    q: Array,
+    k: Array,
+    v: Array,
+    g: Array | None,
+    S0: Array | None,
+    states: list[Array],
+    do: Array,
+    dS: Array,
+    *,
+    lead: tuple[int, ...],
+    scale: float,
+    workers: Any,
+) -> tuple[Array | None, ...]:
     """The gradients of q, k, v, g and S0, not summed over what broadcasts."""
     xp, compute, given = namespace(q), accum_dtype(q.dtype), g
     q, k, v, g, _ = (xp.conj(x) for x in _broadcast(q, k, v, g, S0, lead))
@@ -42,7 +69,7 @@ def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, wo
     return *grads[:3], None if given is None else grads[3], None if S0 is None else dS
 
 
-def _broadcast(q, k, v, g, S0, lead):
+def _broadcast(q: Array, k: Array, v: Array, g: Array | None, S0: Array | None, lead: tuple[int, ...]) -> list[Array]:
     """Everything with all leading axes, in the arithmetic's dtype; no decay is a decay of zero."""
     xp, compute = namespace(q), accum_dtype(q.dtype)
     real = real_dtype(compute)
@@ -52,11 +79,11 @@ def _broadcast(q, k, v, g, S0, lead):
     return [xp.broadcast_to(x, lead + x.shape[-2:]) for x in parts]
 
 
-def _chunks(length):
+def _chunks(length: int) -> list[slice]:
     return [slice(lo, min(lo + _CHUNK, length)) for lo in range(0, length, _CHUNK)]
 
 
-def chunk(S, q, k, v, g):
+def chunk(S: Array, q: Array, k: Array, v: Array, g: Array) -> tuple[Array, Array]:
     """One chunk by matrix products: its outputs and the state after it."""
     xp = namespace(q)
     before, after = decayed_product.edges(g)
@@ -65,7 +92,7 @@ def chunk(S, q, k, v, g):
     return o, total * S + xp.swapaxes(k * after, -1, -2) @ v
 
 
-def chunk_pullback(S, q, k, v, g, do, dS):
+def chunk_pullback(S: Array, q: Array, k: Array, v: Array, g: Array, do: Array, dS: Array) -> tuple[Array, ...]:
     """The pullback of `chunk`; all but `do` and `dS` are conjugated already."""
     xp = namespace(q)
     before, after = decayed_product.edges(g)
@@ -83,7 +110,7 @@ def chunk_pullback(S, q, k, v, g, do, dS):
     return dq + dq_far, dk + dk_far, dv, dg, total * dS + xp.swapaxes(q * before, -1, -2) @ do
 
 
-def _apply(by_products, by_steps, S, *arrays):
+def _apply(by_products: Callable[..., Any], by_steps: Callable[..., Any], S: Array, *arrays: Array) -> Any:
     """`by_products` for all heads, and `by_steps` for those it would not do exactly.
 
     NaN and inf would reach earlier steps of their chunk through the zeros above the diagonal, and factors above 1 could
@@ -104,11 +131,11 @@ def _apply(by_products, by_steps, S, *arrays):
     return done
 
 
-def _all_finite(*arrays):
+def _all_finite(*arrays: Array) -> bool:
     return not any(host_any(x, lambda x: ~np.isfinite(x), otherwise=False) for x in arrays)
 
 
-def steps(S, q, k, v, g):
+def steps(S: Array, q: Array, k: Array, v: Array, g: Array) -> tuple[Array, Array]:
     """The definition: one step after another."""
     xp = namespace(q)
     o = xp.empty(v.shape, v.dtype)
@@ -118,7 +145,7 @@ def steps(S, q, k, v, g):
     return o, S
 
 
-def steps_pullback(S, q, k, v, g, do, dS):
+def steps_pullback(S: Array, q: Array, k: Array, v: Array, g: Array, do: Array, dS: Array) -> tuple[Array, ...]:
     """The pullback of `steps`; all but `do` and `dS` are conjugated already."""
     xp = namespace(q)
     before, length = [S], q.shape[-2]
@@ -136,7 +163,7 @@ def steps_pullback(S, q, k, v, g, do, dS):
     return dq, dk, dv, dg, dS
 
 
-def _decayed(g, S):
+def _decayed(g: Array, S: Array) -> Array:
     """``diag(e^g) S``, where -inf forgets even what is not finite."""
     xp = namespace(S)
     factor = xp.exp(g)[..., None]

@@ -27,6 +27,11 @@ LIMITS = {
         (r"of them: (\S+) ppm", 0.0, 0.6),
     ],
     "s4d_three_ways": [(r"(\S+) of the norm", 0.0, 2e-6)],
+    "stream_model": [
+        (r"ahead: (\S+);", 0.0, 0.45),  # it has learnt something
+        (r"present: (\S+)", 0.5, 1.0),
+        (r"(\S+) of the norm", 0.0, 5e-6),
+    ],
 }
 
 

@@ -10,7 +10,7 @@ from linscan._arrays import Array, accum_dtype, real_dtype
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 from linscan.engines.cpu.pool import parallel_for, resolve_workers
 from linscan.engines.cpu.ssm_kernel_back import ssm_kernel_pullback
-from linscan.engines.cpu.ssm_kernel_tables import ROWS, block_length, by_growth, grain, planar, product
+from linscan.engines.cpu.ssm_kernel_tables import ROWS, block_length, by_growth, copy, grain, planar, product
 
 __all__ = ["ssm_kernel", "ssm_kernel_pullback"]
 
@@ -58,7 +58,7 @@ def _by_tables(a, c, k, channels, workers):
 @jit
 def _kernels(a, c, out, channels, lo, hi, parts, table, rows, sums, xr, xq):
     mode = flush_subnormals()
-    pair, block, groups = a.shape[2], table.shape[1], len(rows) // ROWS
+    pair, block, length, groups = a.shape[2], table.shape[1], out.shape[1], len(rows) // ROWS
     for unit in range(lo, hi):
         h, part = channels[unit // parts], unit % parts
         for n in range(a.shape[1]):
@@ -78,9 +78,8 @@ def _kernels(a, c, out, channels, lo, hi, parts, table, rows, sums, xr, xq):
         for q in range(groups * part // parts * ROWS, groups * (part + 1) // parts * ROWS, ROWS):
             product(rows, q, table, sums, 0)
             for i in range(ROWS):
-                first = np.uintp((q + i) * block)
-                for r in range(np.uintp(max(0, min(block, out.shape[1] - (q + i) * block)))):
-                    out[h, first + r] = sums[i, r]
+                first = (q + i) * block
+                copy(sums, i * block, out, h * length + first, max(0, min(block, length - first)))
     restore_subnormals(mode)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 from linscan.engines.cpu.pool import parallel_for
-from linscan.engines.cpu.ssm_kernel_tables import COLUMNS, ROWS, block_length, by_growth, grain, planar, product
+from linscan.engines.cpu.ssm_kernel_tables import COLUMNS, ROWS, block_length, by_growth, copy, grain, planar, product
 
 
 def ssm_kernel_pullback(a: Array, c: Array, dk: Array, *, workers) -> tuple[Array, Array]:
@@ -54,12 +54,10 @@ def _by_tables(a, g, p, slope, channels, workers):
 @jit
 def _gradients(a, g, p, slope, channels, rows, table, found, last, x, blocks):
     mode = flush_subnormals()
-    block = len(table)
+    block, length = len(table), g.shape[1]
     for h in channels:
         for q in range(blocks):
-            to, piece = rows[q], g[h, q * block : (q + 1) * block]
-            for r in range(len(piece)):
-                to[r] = piece[r]
+            copy(g, h * length + q * block, rows, q * block, min(block, length - q * block))
         _fill(a[h], table, last)
         for q in range(0, len(rows), ROWS):
             product(rows, q, table, found, q)

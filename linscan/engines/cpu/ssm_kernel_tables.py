@@ -74,8 +74,27 @@ def _product(typingctx, rows, q, table, sums, p):
     return types.void(rows, q, table, sums, p), codegen
 
 
+@intrinsic
+def _copy(typingctx, source, start, target, first, count):
+    """Copy `count` numbers from one flat position to another, of contiguous arrays of one dtype."""
+
+    def codegen(context, builder, signature, args):
+        here, there = (
+            builder.gep(pointer(context, builder, signature.args[k], args[k]), [args[k + 1]]) for k in (0, 2)
+        )
+        cgutils.raw_memcpy(builder, there, here, args[4], source.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(source, start, target, first, count), codegen
+
+
+def _copy_in_python(source, start, target, first, count):
+    target.reshape(-1)[first : first + count] = source.reshape(-1)[start : start + count]
+
+
 def _product_in_python(rows, q, table, sums, p):
     sums[p : p + ROWS] = rows[q : q + ROWS] @ table
 
 
-product = _product_in_python if getattr(numba.config, "DISABLE_JIT", False) else _product
+_disabled = getattr(numba.config, "DISABLE_JIT", False)
+copy, product = (_copy_in_python, _product_in_python) if _disabled else (_copy, _product)

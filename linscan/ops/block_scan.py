@@ -103,7 +103,7 @@ def _prepare(who: str, A: Any, b: Any, h0: Any, reset: Any) -> tuple[Any, ...]:
     shapes = {"A without its matrix axes": A.shape[:-2], "b without its last axis": b.shape[:-1]}
     shape = _arrays.broadcast_shapes(who, **shapes)
     A = A.reshape((1,) * (len(shape) + 2 - A.ndim) + A.shape)
-    b = xp.broadcast_to(b, (*shape, n))
+    b = b if b.shape[:-1] == shape else xp.broadcast_to(b, (*shape, n))
     if h0 is not None:
         h0 = _arrays.broadcast_to(who, "h0", xp.asarray(h0, dtype), (*shape[:-1], n))
     if reset is not None:

@@ -112,7 +112,8 @@ def _prepare(who: str, s: Any, v: Any, w: Any, z0: Any, y0: Any, reset: Any, axi
     narrow = np.broadcast_shapes(s.shape, w.shape)
     narrow = (1,) * (len(shape) - len(narrow)) + narrow
     narrow = (*narrow[:axis], shape[axis], *narrow[axis + 1 :])
-    s, v, w = xp.broadcast_to(s, narrow), xp.broadcast_to(v, shape), xp.broadcast_to(w, narrow)
+    s, w = (x if x.shape == narrow else xp.broadcast_to(x, narrow) for x in (s, w))
+    v = v if v.shape == shape else xp.broadcast_to(v, shape)
     if z0 is not None:
         z0 = _arrays.broadcast_to(who, "z0", xp.asarray(z0, dtype), narrow[:axis] + narrow[axis + 1 :])
     if y0 is not None:

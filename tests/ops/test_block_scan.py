@@ -142,14 +142,17 @@ def test_diagonal_matrices_are_scans(rng):
     assert_close(h, linscan.scan(a, b, axis=0), stable("float64"))
 
 
-@pytest.mark.parametrize("shape", [(7, 300), (1, 70_003), (3, 20_000)])
-@pytest.mark.parametrize("n", [2, 3, 4, 7])
-def test_bits_depend_neither_on_workers_nor_on_other_rows(rng, shape, n):
-    A, b = random(rng, (*shape, n, n), "float32") / n, random(rng, (*shape, n), "float32")
+@pytest.mark.parametrize("shape", [(7, 300), (1, 30_003), (3, 9_000)])
+@pytest.mark.parametrize(
+    ("n", "dtype"), [(2, "float32"), (3, "float64"), (4, "float64"), (7, "float32"), (2, "complex128")]
+)
+def test_bits_depend_neither_on_workers_nor_on_other_rows(rng, shape, n, dtype):
+    A, b = (random(rng, (*shape, n, n), dtype) / n).astype(dtype), random(rng, (*shape, n), dtype)
     one, pull = linscan.block_scan_vjp(A, b, workers=1)
     three, pull_3 = linscan.block_scan_vjp(A, b, workers=3)
     np.testing.assert_array_equal(three, one)
-    np.testing.assert_array_equal(linscan.block_scan(A[-1:], b[-1:]), one[-1:])
+    for k in {0, 1, shape[0] - 1} & set(range(shape[0])):  # rows go in pairs
+        np.testing.assert_array_equal(linscan.block_scan(A[k : k + 1], b[k : k + 1]), one[k : k + 1])
     for x, y in zip(pull(b)[:2], pull_3(b)[:2], strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -210,12 +213,12 @@ def test_gradients(rng, engine, options, kind, n):
     b = random(rng, (2, 11, n), "float64" if kind == "real" else "complex128")
     options = {**options, "reset": rng.random((2, 11)) < 0.3 if "reset" in options else None}
     with linscan.use_engine(engine):
-        for h0 in (None, random(rng, (2, n), b.dtype), 1.5):
+        for h0 in (None, random(rng, (2, n), b.dtype)):
             linscan.check_vjp(linscan.block_scan_vjp, A, b, h0, directions=2, **options)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("n", [2, 4, 5])
+@pytest.mark.parametrize("n", [2, 5])
 def test_gradients_of_broadcast_arguments(rng, engine, n):
     b, reset = random(rng, (3, 2, 12, n), "float64"), rng.random((2, 12)) < 0.3
     with linscan.use_engine(engine):

@@ -85,10 +85,10 @@ def delta_rule(
     -----
     O(T (K + V) C + T K V) operations with chunks of C = 64 steps, in each of which a triangular system is solved by
     substitution. No exponential of a positive number is taken unless `g` is positive; then the result is the plain
-    loop's, with rounding errors larger by the growth over a chunk, and not finite once that growth overflows. Chunks
-    that hold NaN or inf are run step by step, so that these reach only their own time and later. In float32 the error
-    is below 5e-6 of the norm at every decay, also for keys that resemble each other at beta = 2. A row's bits do not
-    depend on the other rows or on `workers`.
+    loop's, with rounding errors larger by the growth over a chunk. Chunks that hold NaN or inf, or in which growth
+    overflows, are run step by step (on the CPU), so that these reach only their own time and later. In float32 the
+    error is below 5e-6 of the norm at every decay, also for keys that resemble each other at beta = 2. A row's bits do
+    not depend on the other rows or on `workers`.
 
     References
     ----------

@@ -76,9 +76,9 @@ def dplr_attention(
     RWKV-7 is ``a = -kk``, ``b = kk * alpha`` with unit vectors kk and gates alpha; without `g` the model is known as
     IPLR. O(T (K + V) C + T K V) operations with chunks of C = 64 steps, in each of which a triangular system is solved
     by substitution. No exponential of a positive number is taken unless `g` is positive; then the result is the plain
-    loop's, with rounding errors larger by the growth over a chunk, and not finite once that growth overflows. Chunks
-    that hold NaN or inf are run step by step, so that these reach only their own time and later. A row's bits do not
-    depend on the other rows or on `workers`.
+    loop's, with rounding errors larger by the growth over a chunk. Chunks that hold NaN or inf, or in which growth
+    overflows, are run step by step (on the CPU), so that these reach only their own time and later. A row's bits do
+    not depend on the other rows or on `workers`.
 
     References
     ----------

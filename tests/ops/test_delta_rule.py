@@ -388,6 +388,8 @@ def test_positive_decays_give_what_the_loop_gives_until_they_overflow(rng, engin
         for x, y in zip(grown, oracles.delta_rule(q, k, v, beta, 0.1, S0), strict=True):
             assert_close(x, y, np.exp(0.1 * 40) * accumulated("float32", 40))
         o, _ = linscan.delta_rule(q, k, v, beta, 10.0, S0)
+        kept, _ = linscan.delta_rule(q, k, 0 * v, beta, 10.0)
+    assert not kept.any()  # nothing written, nothing grown, though e^(10 C) is no float32
     assert not np.isfinite(o[:, 12:]).any()  # e^(10 t) leaves float32 at t = 8, for the loop as well
 
 

@@ -124,7 +124,7 @@ def _over_heads(
     group = max(1, _GROUP // (size * max(K, V)))
 
     def run(lo: int, hi: int) -> None:
-        mode = flush(0)
+        mode = flush(-1)
         try:
             with np.errstate(all="ignore"):
                 for at in range(lo, hi, group):

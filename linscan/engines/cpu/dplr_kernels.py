@@ -12,9 +12,9 @@ BLOCK = 16
 
 @jit
 def flush(mode):
-    """Switch flush-to-zero on in this thread and return the mode before; with that as `mode`, put it back."""
+    """Switch flush-to-zero on in this thread and return the mode before; with that as `mode`, not -1, put it back."""
     now = flush_subnormals()
-    if mode != 0:
+    if mode >= 0:
         restore_subnormals(mode)
     return now
 

@@ -7,7 +7,8 @@ a whole chunk, in tiles of (TIMES, width) numbers; lanes beyond the block's chan
 import numpy as np
 
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
-from linscan.engines.cpu.selective_simd import (
+from linscan.engines.cpu.selective_simd import advance, retreat
+from linscan.engines.cpu.selective_tiles import (
     DDT,
     DU,
     DY,
@@ -17,10 +18,8 @@ from linscan.engines.cpu.selective_simd import (
     STEP,
     U,
     Y,
-    advance,
     copy_rows,
     gate,
-    retreat,
     shift,
     soften,
 )

@@ -14,7 +14,7 @@ from linscan._arrays import Array, real_dtype
 from linscan.engines.cpu.pool import parallel_for
 from linscan.engines.cpu.selective_kernels import TIMES, backward, forward
 from linscan.engines.cpu.selective_math import constants
-from linscan.engines.cpu.selective_simd import DDT, DU, DY, DZ, GATE
+from linscan.engines.cpu.selective_tiles import DDT, DU, DY, DZ, GATE
 from linscan.engines.cpu.selective_vectors import lanes_of
 
 _GRAIN = 1 << 15  # states a thread must get for its hand-over (about 30 us) to pay

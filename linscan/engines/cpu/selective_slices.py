@@ -1,4 +1,4 @@
-"""The intrinsics of `selective_simd` on NumPy slices, for where kernels run as Python."""
+"""The intrinsics of `selective_simd` and `selective_tiles` on NumPy slices, for where kernels run as Python."""
 
 import numpy as np
 

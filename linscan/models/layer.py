@@ -75,9 +75,8 @@ def typed(params: Params, dtype: Any) -> Params:
     """The same tree in `dtype`, or for complex arrays its complex counterpart, each array in memory of its own."""
     real = np.dtype(dtype)
     kinds = {"c": _arrays.complex_dtype(real), "f": real}
-    return _trees.rebuild(
-        params, [np.array(x, kinds[np.asarray(x).dtype.kind]) for x in _trees.leaves(params).values()]
-    )
+    arrays = [np.asarray(x) for x in _trees.leaves(params).values()]
+    return _trees.rebuild(params, [np.array(x, kinds[x.dtype.kind], order="C") for x in arrays])
 
 
 def start(state: State, shape: tuple[int, ...], like: Array) -> Array | None:

@@ -20,8 +20,8 @@ def library(device: str) -> Any:
 
 
 def move(tree: Any, xp: Any) -> Any:
-    """The tree with its arrays in the library `xp`; those that are there already are not copied."""
-    return _trees.rebuild(tree, [xp.asarray(x) for x in _trees.leaves(tree).values()])
+    """The tree with its arrays in the library `xp`, rows in one piece; those that are so already are not copied."""
+    return _trees.rebuild(tree, [xp.asarray(x, order="C") for x in _trees.leaves(tree).values()])
 
 
 def batch(given: dict[str, Any], xp: Any, dtype: Any) -> dict[str, Any]:

@@ -161,6 +161,7 @@ def test_a_seed_gives_the_same_parameters_and_types(name):
         np.testing.assert_array_equal(x, again[path])
         assert x.dtype in (np.float32, np.complex64)
         assert x.flags.writeable
+        assert x.flags.c_contiguous
 
 
 @pytest.mark.parametrize("kind", ["lin", "inv", "inv2", "quad", "legs", "real", "dss"])

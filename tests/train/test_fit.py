@@ -263,3 +263,13 @@ def test_every_task_trains_a_step_with_its_preset():
         fitted = fit(stack(task, preset.model, "tiny", preset.length), task, run, progress=False)
         assert np.isfinite(fitted.history[0]["test_loss"]), name
         assert len(_trees.leaves(fitted.params)) > 5
+
+
+def test_every_layer_trains_and_saves(tmp_path):
+    from linscan.train.presets import LAYERS, stack
+
+    run = Settings(2, optimiser=AdamW(0.01), every=1)
+    for name in LAYERS:
+        fitted = fit(stack(TASK, name, "tiny", 6), TASK, run, folder=tmp_path / name, progress=False)
+        same(load(tmp_path / name / "last.safetensors"), fitted.params)
+        assert fitted.history[1]["loss"] != fitted.history[0]["loss"], name

@@ -167,6 +167,14 @@ def test_diverging_and_overflowing_rows_fall_back(rng):
     np.testing.assert_array_equal(np.isnan(h[1]).any(axis=1), np.arange(900) >= 500)
 
 
+def test_gradients_of_a_packed_sequence_do_not_see_one_that_is_not_finite(rng):
+    x, R = random(rng, (8, 1, 2), "float64"), np.full((1, 2, 2), 0.25)
+    x[0] = np.nan
+    (h, _, _), pullback = linscan.newton_scan_vjp("leaky", x, R, None, np.full((1, 2), 0.5), reset=np.arange(8) == 3)
+    assert np.isfinite(h[3:]).all()
+    assert np.isfinite(pullback(np.ones((8, 2)), None)[0][3:]).all()
+
+
 def test_damping_converges_where_plain_newton_does_not(rng):
     x, R = random(rng, (1, 500, 3, 16), "float64"), 2 * random(rng, (3, 16), "float64")
     options = {"iterations": 300, "fallback": False}

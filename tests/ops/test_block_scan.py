@@ -157,6 +157,17 @@ def test_bits_depend_neither_on_workers_nor_on_other_rows(rng, shape, n, dtype):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_long_rows_in_tiles(rng, reverse):
+    """Storage of 16 bits goes through tiles of rows and times, forwards and backwards."""
+    A, b = matrices(rng, (2, 9001, 2, 2), "float16"), random(rng, (2, 9001, 2), "float16")
+    wide, back = linscan.block_scan_vjp(A.astype("float32"), b.astype("float32"), reverse=reverse)
+    h, pullback = linscan.block_scan_vjp(A, b, reverse=reverse)
+    assert_close(h, wide, blocks("float16", 2))
+    for got, want in zip(pullback(b)[:2], back(b.astype("float32"))[:2], strict=True):
+        assert_close(got, want, 2 * blocks("float16", 2))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_growing_rows_equal_the_loop(rng, engine, n):

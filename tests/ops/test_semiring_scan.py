@@ -262,6 +262,23 @@ def test_bits_depend_neither_on_workers_nor_on_other_rows(rng, shape):
     np.testing.assert_array_equal(linscan.softmax_average(b[-1:], v[-1:], a[-1:], axis=1)[0], one[-1:])
 
 
+@pytest.mark.parametrize("shape", [(1, 40_003), (1, 2000, 24)])
+def test_long_rows_in_tiles(rng, shape):
+    """A cut, or turning time around, moves the edges of tiles; the second also their order."""
+    a, b, v = decays(rng, shape, "float32"), random(rng, shape, "float32"), random(rng, shape, "float32")
+    parts = np.s_[:, :777], np.s_[:, 777:]
+    for scan in (linscan.lse_scan, linscan.max_scan):
+        h = scan(a, b, axis=1)
+        np.testing.assert_array_equal(scan(a[:, ::-1], b[:, ::-1], axis=1, reverse=True)[:, ::-1], h)
+        rest = scan(a[parts[1]], b[parts[1]], h[:, 776], axis=1)
+        assert_same(rest, h[parts[1]], logarithms("float32", 8))
+    y, z = linscan.softmax_average(b, v, a, axis=1)
+    back = linscan.softmax_average(b[:, ::-1], v[:, ::-1], a[:, ::-1], axis=1, reverse=True)
+    np.testing.assert_array_equal(back[0][:, ::-1], y)
+    rest = linscan.softmax_average(*(x[parts[1]] for x in (b, v, a)), z[:, 776], y[:, 776], axis=1)
+    assert_same(rest[0], y[parts[1]], logarithms("float32", 8))
+
+
 def test_max_is_exact_and_lse_counts(rng):
     b = random(rng, (5, 400), "float32")
     np.testing.assert_array_equal(linscan.max_scan(0, b), np.maximum.accumulate(b, axis=1))

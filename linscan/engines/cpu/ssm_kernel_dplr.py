@@ -9,7 +9,7 @@ import numpy as np
 from linscan._arrays import Array
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 from linscan.engines.cpu.pool import parallel_for
-from linscan.engines.cpu.ssm_kernel_tables import ROWS, grain, product
+from linscan.engines.cpu.ssm_kernel_tables import COLUMNS, ROWS, grain, product
 
 _NODES = 64  # of a tile
 
@@ -41,9 +41,10 @@ def ssm_kernel_dplr_pullback(
     dsums = np.ascontiguousarray(dsums).view(np.float64)
 
     def body(lo, hi):
-        weights = np.zeros((_up(count, 4), states))
+        wide = _up(states, COLUMNS)
+        weights = np.zeros((_up(count, 4), wide))
         g, g_rows = np.zeros((_up(2 * _NODES, ROWS), len(weights))), np.zeros((_up(count, ROWS), 2 * _NODES))
-        y, dy, found = np.zeros((2 * _NODES, states)), np.zeros((len(g), states)), np.zeros((ROWS, states))
+        y, dy, found = np.zeros((2 * _NODES, wide)), np.zeros((len(g), wide)), np.zeros((ROWS, wide))
         _gradients(alpha, beta, w, nodes, dsums, dalpha, dbeta, dw, lo, hi, weights, g, g_rows, y, dy, found)
 
     if w.size and len(base):
@@ -74,7 +75,7 @@ def _sums(alpha, beta, w, nodes, sums, lo, hi, tiles, rows, table, found):
                 scale = 1 / (dr * dr + di * di)
                 yr[k], yi[k] = dr * scale, -di * scale
         for j in range(0, len(rows), ROWS):
-            product(rows, j, table, found[j : j + ROWS])
+            product(rows, j, table, found, j)
         for j in range(count):
             to, done = sums[h, j, 2 * first : 2 * (first + len(re))], found[j]
             for k in range(len(re)):
@@ -107,9 +108,9 @@ def _gradients(alpha, beta, w, nodes, dsums, dalpha, dbeta, dw, lo, hi, weights,
                     scale = 1 / (dr * dr + di * di)
                     yr[n], yi[n] = dr * scale, -di * scale
             for i in range(0, len(g), ROWS):
-                product(g, i, weights, dy[i : i + ROWS])
+                product(g, i, weights, dy, i)
             for j in range(0, len(g_rows), ROWS):
-                product(g_rows, j, y, found)
+                product(g_rows, j, y, found, 0)
                 for i in range(min(ROWS, count - j)):
                     for n in range(states):
                         dw[h, j + i, n] += found[i, n]

@@ -53,7 +53,7 @@ def backward(inputs, decays, states, dS, grads, units, work, tables, last):
             _decay(qs, since)
             _decay(ks, until)
         else:
-            channels_back((qs, ks, dqs, dks, far, spare, b), (es, since, until, late), totals[c], rows, rows_of[0])
+            channels_back((qs, ks, dqs, dks, far, spare, b), (es, since, until, late), totals[c], rows)
             vector(qs, kt, es, since, totals[c], a, rows, rows_of[1], spare)
             for t in range(rows):
                 row, later = ks[t], far[t]

@@ -6,7 +6,7 @@ from linscan.engines.cpu.jit import jit
 
 
 @jit
-def channels_back(buffers, tables, totals, rows, moved):
+def channels_back(buffers, tables, totals, rows):
     """One decay per channel: dA's part of dQ and dK; also leaves the keys decayed until the chunk's end in `ku`."""
     apart()
     qs, ks, dqs, dks, ku, qf, b = buffers
@@ -38,7 +38,7 @@ def channels_back(buffers, tables, totals, rows, moved):
         for d in range(wide):
             to_q[d] *= first[d]
             to_k[d] *= last[d]
-    _within(qs, ks, dqs, dks, es, b, moved, rows)
+    _within(qs, ks, dqs, dks, es, b, qf[0], rows)
     late[:] = 0
     for t in range(rows):
         query, key, to_q, to_k, row, own = qs[t], ks[t], dqs[t], dks[t], late[t], b[t, t]

@@ -8,7 +8,7 @@ first is the output, ``w (…, W, d)`` (None where W is 0). The cells with input
 
 from typing import Any
 
-from linscan._arrays import Array, namespace
+from linscan._arrays import Array, check_count, namespace
 
 
 class Cell:
@@ -140,7 +140,7 @@ class AlmostLinear(Cell):
 
     def __init__(self, relu: int | None = None, diagonal: bool | None = None) -> None:
         super().__init__(diagonal)
-        self.relu = relu
+        self.relu = None if relu is None else check_count("AlmostLinear", "relu", relu)
 
     def step(self, x: Array, y: Array, s: Array, w: Any) -> Array:
         """See `Cell.step`."""
@@ -152,7 +152,7 @@ class AlmostLinear(Cell):
 
     def linear(self, width: int) -> int:
         """How many of a head's channels come before those with a ReLU."""
-        return 0 if self.relu is None else width - self.relu
+        return 0 if self.relu is None else max(0, width - self.relu)
 
     def feed(self, s: Array) -> Array:
         """See `Cell.feed`."""

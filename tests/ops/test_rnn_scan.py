@@ -276,6 +276,8 @@ def test_result_dtype_and_errors(rng):
         linscan.rnn_scan("peephole_lstm", x, R)
     with pytest.raises(ValueError, match=r"rnn_scan: h0 must broadcast to \(2, 2, 3\); got \(3, 3\)"):
         linscan.rnn_scan("lstm", x, R, h0=np.ones((3, 3)))
+    with pytest.raises(ValueError, match="AlmostLinear: relu must be at least 0; got -1"):
+        AlmostLinear(-1)
     with pytest.raises(TypeError, match="rnn_scan: cells are real; got complex128"):
         linscan.rnn_scan("lstm", x + 1j, R)
     with pytest.raises(TypeError, match="rnn_scan: reset must be boolean; got float64"):

@@ -253,6 +253,19 @@ def test_nan_reaches_only_its_row_and_later_times(rng, engine, which):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_nan_leaves_the_gradients_of_other_times_alone(rng, engine):
+    args = problem(rng, "float32", (70, 70), 3)  # a block of channels that is full, and one that is not
+    args["dt"][5, 50] = np.nan
+    with linscan.use_engine(engine):
+        (y, h), pullback = linscan.selective_scan_vjp(**args, workers=1)
+        grads = pullback(np.ones_like(y), np.ones_like(h))
+    assert np.isnan(grads[3][:6]).all()
+    assert np.isfinite(grads[3][6:]).all()
+    assert np.isfinite(grads[4][:5]).all()
+    assert np.isfinite(np.delete(grads[0], 50, axis=1)).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @np.errstate(all="ignore")
 def test_the_error_of_a_decay(engine, dtype):

@@ -177,8 +177,8 @@ def test_gradients_of_a_packed_sequence_do_not_see_one_that_is_not_finite(rng):
 
 def test_damping_converges_where_plain_newton_does_not(rng):
     x, R = random(rng, (1, 500, 3, 16), "float64"), 2 * random(rng, (3, 16), "float64")
-    options = {"iterations": 300, "fallback": False}
-    plain = linscan.newton_scan("para_gru", x, R, **options | {"iterations": 60})[2]
+    options = {"iterations": 50, "fallback": False}
+    plain = linscan.newton_scan("para_gru", x, R, **options)[2]
     h, _, info = linscan.newton_scan("para_gru", x, R, damping=1.0, **options)
     assert not plain.converged.any()
     assert info.converged.all()

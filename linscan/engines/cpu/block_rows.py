@@ -3,8 +3,8 @@
 Arrays are indexed flat and unsigned: a signed index costs a test for negative values at every access. A kernel takes
 rows `lo` to `hi` of `length` steps stored one after the other; the matrices of row r begin at ``first[r]`` and are
 `stride` elements apart, 0 where one matrix serves all steps. `starts` may be None. `state` (R, n) goes from initial to
-final. A step waits for the one before it, so two rows go side by side. A row that is left over is its own neighbour:
-its neighbour costs nothing, and another loop might round in another way.
+final. A step waits for the one before it, about as long as for memory; two rows side by side wait less, but lose more
+than that where their distance is a power of two and they evict each other from the cache.
 """
 
 import numpy as np
@@ -66,17 +66,14 @@ def _step4(A, pa, b, p, starts, q, h, state):
 def rows2(A, b, starts, h, state, first, sizes, lo, hi, reverse):
     """``h[t] = A[t] h[t-1] + b[t]`` with 2 x 2 matrices."""
     mode = flush_subnormals()
-    for r in range(lo, hi, 2):
-        r2 = min(r + 1, hi - 1)
-        x, y = (state[r, 0], state[r, 1]), (state[r2, 0], state[r2, 1])
+    for r in range(lo, hi):
+        x = state[r, 0], state[r, 1]
         pa, p, q, across, up, one = _begin(r, first, 2, sizes, reverse)
-        pa2, p2, q2, _, _, _ = _begin(r2, first, 2, sizes, reverse)
         for _ in range(sizes[0]):
-            x, y = _step2(A, pa, b, p, starts, q, h, x), _step2(A, pa2, b, p2, starts, q2, h, y)
+            x = _step2(A, pa, b, p, starts, q, h, x)
             pa, p, q = pa + across, p + up, q + one
-            pa2, p2, q2 = pa2 + across, p2 + up, q2 + one
         for i in range(2):
-            state[r, i], state[r2, i] = x[i], y[i]
+            state[r, i] = x[i]
     restore_subnormals(mode)
 
 
@@ -84,17 +81,14 @@ def rows2(A, b, starts, h, state, first, sizes, lo, hi, reverse):
 def rows3(A, b, starts, h, state, first, sizes, lo, hi, reverse):
     """The same with 3 x 3 matrices."""
     mode = flush_subnormals()
-    for r in range(lo, hi, 2):
-        r2 = min(r + 1, hi - 1)
-        x, y = (state[r, 0], state[r, 1], state[r, 2]), (state[r2, 0], state[r2, 1], state[r2, 2])
+    for r in range(lo, hi):
+        x = state[r, 0], state[r, 1], state[r, 2]
         pa, p, q, across, up, one = _begin(r, first, 3, sizes, reverse)
-        pa2, p2, q2, _, _, _ = _begin(r2, first, 3, sizes, reverse)
         for _ in range(sizes[0]):
-            x, y = _step3(A, pa, b, p, starts, q, h, x), _step3(A, pa2, b, p2, starts, q2, h, y)
+            x = _step3(A, pa, b, p, starts, q, h, x)
             pa, p, q = pa + across, p + up, q + one
-            pa2, p2, q2 = pa2 + across, p2 + up, q2 + one
         for i in range(3):
-            state[r, i], state[r2, i] = x[i], y[i]
+            state[r, i] = x[i]
     restore_subnormals(mode)
 
 
@@ -102,18 +96,14 @@ def rows3(A, b, starts, h, state, first, sizes, lo, hi, reverse):
 def rows4(A, b, starts, h, state, first, sizes, lo, hi, reverse):
     """The same with 4 x 4 matrices."""
     mode = flush_subnormals()
-    for r in range(lo, hi, 2):
-        r2 = min(r + 1, hi - 1)
+    for r in range(lo, hi):
         x = state[r, 0], state[r, 1], state[r, 2], state[r, 3]
-        y = state[r2, 0], state[r2, 1], state[r2, 2], state[r2, 3]
         pa, p, q, across, up, one = _begin(r, first, 4, sizes, reverse)
-        pa2, p2, q2, _, _, _ = _begin(r2, first, 4, sizes, reverse)
         for _ in range(sizes[0]):
-            x, y = _step4(A, pa, b, p, starts, q, h, x), _step4(A, pa2, b, p2, starts, q2, h, y)
+            x = _step4(A, pa, b, p, starts, q, h, x)
             pa, p, q = pa + across, p + up, q + one
-            pa2, p2, q2 = pa2 + across, p2 + up, q2 + one
         for i in range(4):
-            state[r, i], state[r2, i] = x[i], y[i]
+            state[r, i] = x[i]
     restore_subnormals(mode)
 
 

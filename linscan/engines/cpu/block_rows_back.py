@@ -1,8 +1,7 @@
 """Block scan kernels, backwards: what the pullback runs against the direction of the scan.
 
-As in `block_rows`, with one row at a time: there are more bytes to move for every step that waits. `flow` (R, n) is
-``A[t+1]^H δ[t+1]``, and `initial` (R, n) the states before the first steps. `dA` may be None, where one matrix serves
-all steps and its gradient is a matrix product.
+As in `block_rows`. `flow` (R, n) is ``A[t+1]^H δ[t+1]``, and `initial` (R, n) the states before the first steps. `dA`
+may be None, where one matrix serves all steps and its gradient is a matrix product.
 """
 
 import numpy as np

@@ -33,9 +33,8 @@ def main() -> None:
     fitted = fit(model, data, settings, progress=False)
     naive = float(((u[cut:] - target[cut:]) ** 2).mean())
     print(f"{description}: {len(x)} samples at {fs:g} Hz, {settings.steps} steps")
-    print(
-        f"  squared error {1000 * AHEAD / fs:.0f} ms ahead: {fitted.history[-1]['test_loss']:.4f}; of repeating the present: {naive:.4f}"
-    )
+    error = fitted.history[-1]["test_loss"]
+    print(f"  squared error {1000 * AHEAD / fs:.0f} ms ahead: {error:.4f}; of repeating the present: {naive:.4f}")
 
     # Stored and read again, then run over unseen samples all at once and one at a time.
     path = Path(tempfile.mkdtemp()) / "ecg.safetensors"

@@ -241,6 +241,8 @@ def grad_like(grad: Array, like: Any) -> Array | None:
     """
     if like is None:
         return None
+    if type(like) not in (bool, int, float, complex) and not isinstance(getattr(like, "dtype", None), np.dtype):
+        like = take("gradient", argument=like)[1]  # a list, or an array of a library with dtypes of its own
     shape = getattr(like, "shape", ())
     lead = grad.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1)

@@ -253,6 +253,16 @@ def test_gradients_are_real_for_real_arguments_and_none_for_none():
     assert _arrays.grad_like(grad, 0.5) == 1
 
 
+@pytest.mark.parametrize("integers", [False, True])
+def test_gradients_of_lists_have_their_shape(integers):
+    a, b = ([1, 1, 1], [1, 2, 3]) if integers else ([0.5, 0.5, 0.5], [1.0, 2.0, 3.0])
+    h, pullback = linscan.scan_vjp(a, b)
+    want = linscan.scan_vjp(np.array(a, float), np.array(b, float))[1](h)
+    for got, exact in zip(pullback(h)[:2], want, strict=False):
+        assert got.dtype == np.float64
+        np.testing.assert_array_equal(got, exact)
+
+
 def test_cotangents_have_their_outputs_shape():
     output = np.ones((2, 3), np.float32)
     np.testing.assert_array_equal(_arrays.cotangent("f", "dh", None, output), np.zeros((2, 3)))

@@ -1,0 +1,94 @@
+"""The laws of `linear_attention` on tensor cores, and what only a GPU can get wrong: tiles, layouts, streams."""
+
+import numpy as np
+import pytest
+
+import linscan
+from tests import oracles
+from tests.conftest import dtype_of, random
+from tests.engines.test_cuda_filters import on_gpu, poison, same
+from tests.tolerances import assert_close, eps
+
+pytestmark = pytest.mark.gpu
+cupy = pytest.importorskip("cupy")
+
+NAMES = ("q", "k", "v", "g", "S0")
+
+
+def problem(rng, dtype, length, keys, values, lead=(2,), decay=0.1):
+    q, k = (random(rng, (*lead, length, keys), dtype) for _ in range(2))
+    g = -rng.uniform(0, 2 * decay, (*lead, length)).astype("float32")
+    return q, k, random(rng, (*lead, length, values), dtype), g, random(rng, (*lead, keys, values), "float32")
+
+
+def check(args, dtype, **options):
+    """Output, final state and gradients: those of the reference engine in double precision on the host."""
+    poison()
+    (o, S), pullback = linscan.linear_attention_vjp(*on_gpu(*args), **options)
+    assert o.dtype == dtype_of(dtype)
+    wide = [None if x is None else oracles.wide(x) for x in args]
+    with linscan.use_engine("reference"):
+        (want_o, want_S), want = linscan.linear_attention_vjp(*wide, **options)
+    # What products take in is rounded: q, k and v, the decayed products and the states.
+    assert_close(cupy.asnumpy(o), want_o, 4 * eps(dtype), "o")
+    assert_close(cupy.asnumpy(S), want_S, 2 * eps(dtype), "S")
+    rng = np.random.default_rng(3)
+    do, dS = random(rng, o.shape, dtype), random(rng, S.shape, "float32")
+    poison()
+    grads = pullback(*on_gpu(do, dS))
+    for name, got, exact in zip(NAMES, grads, want(*map(oracles.wide, (do, dS))), strict=True):
+        assert (got is None) == (exact is None), name
+        if got is not None:
+            assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * eps(dtype), f"gradient of {name}")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 128, 200])
+def test_tails_of_every_tile(rng, dtype, length):
+    check(problem(rng, dtype, length, 64, 64), dtype)
+
+
+@pytest.mark.parametrize("keys", [1, 16, 33, 64, 80, 128, 200, 256])
+@pytest.mark.parametrize("values", [1, 7, 32, 64, 65, 128])
+def test_any_width(rng, keys, values):
+    check(problem(rng, "bfloat16", 70, keys, values, lead=()), "bfloat16", scale=keys**-0.5)
+
+
+@pytest.mark.parametrize("decay", [1e-3, 0.1, 1.0, 30.0])
+def test_weak_and_strong_decays(rng, decay):
+    check(problem(rng, "bfloat16", 300, 64, 64, decay=decay), "bfloat16")
+
+
+def test_options(rng):
+    q, k, v, g, S0 = problem(rng, "bfloat16", 150, 24, 40, lead=(2, 3))
+    reset = rng.random((2, 3, 150)) < 0.05
+    check((q, k, v, None, None), "bfloat16")
+    check((q, k[:, :1], v, g[:1], S0[:, :1]), "bfloat16", reverse=True)
+    for with_reset in (reset, None):
+        o, _ = linscan.linear_attention(*on_gpu(q, k, v, g), reset=None if with_reset is None else cupy.asarray(reset))
+        with linscan.use_engine("reference"):
+            want, _ = linscan.linear_attention(*map(oracles.wide, (q, k, v, g)), reset=with_reset)
+        assert_close(cupy.asnumpy(o), want, 4 * eps("bfloat16"))
+
+
+@pytest.mark.parametrize("length", [8192, 8193, 20_000])
+def test_long_sequences_are_cut(rng, length):
+    q, k, v, g, S0 = problem(rng, "bfloat16", length, 64, 64, lead=())
+    g[[0, 5000]] = -np.inf
+    check((q, k, v, g, S0), "bfloat16")
+
+
+@pytest.mark.parametrize("length", [500, 9000])
+def test_bits_repeat_and_depend_on_nothing_else(rng, length):
+    args = on_gpu(*problem(rng, "bfloat16", length, 64, 128, lead=(3,)))
+    (o, S), pullback = linscan.linear_attention_vjp(*args)
+    grads = pullback(o, S)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        (again, _), back = linscan.linear_attention_vjp(*args)
+        repeated = back(again, S)
+    stream.synchronize()
+    assert same(o, again)
+    assert all(same(x, y) for x, y in zip(grads, repeated, strict=True))
+    one, last = linscan.linear_attention(*(x[1] for x in args))
+    assert same(one, o[1])
+    assert same(last, S[1])

@@ -8,7 +8,7 @@ from linscan._arrays import Array
 from linscan.ops import dplr
 from linscan.ops.dplr import Terms
 from linscan.ops.householder import expand
-from linscan.ops.matrix_state import Prepared, flip, is_vector, prepare, zero_state
+from linscan.ops.matrix_state import Prepared, flip, is_vector, log_decay, prepare, zero_state
 
 
 @np.errstate(all="ignore")
@@ -20,7 +20,7 @@ def terms_of(who: str, given: tuple[Any, ...], n: int, reverse: bool, reset: Any
         q, k, v, beta, g, w, reset = expand(who, n, reverse, **named)
     p = prepare(who, q=q, k=k, v=v, beta=beta, g=g, S0=S0, w=w, reset=reset)
     p = flip(p) if reverse and n == 1 else p
-    g, key, write, factor = dplr.log_decay(p), *_wide(p)
+    g, key, write, factor = log_decay(p), *_wide(p)
     a = -key if g is None or w is not None else -p.xp.exp(g) * key
     written = factor[..., None] * (key if write is None else write)
     return p, Terms(p.arrays["q"], written, p.arrays["v"], dplr.unless_reset(p, a), None, g, zero_state(p))

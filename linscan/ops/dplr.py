@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linscan import _arrays
 from linscan._arrays import Array
 from linscan.engines import pick
-from linscan.ops.matrix_state import Prepared, is_vector
+from linscan.ops.matrix_state import Prepared
 
 
 class Terms(NamedTuple):
@@ -25,17 +24,6 @@ class Terms(NamedTuple):
     b: Array | None
     g: Array | None
     S0: Array
-
-
-def log_decay(p: Prepared) -> Array | None:
-    """`g` as (…, T, 1) or (…, T, K), -inf where the state is forgotten."""
-    g, reset = p.arrays["g"], p.arrays["reset"]
-    if g is not None and not is_vector(g, p):
-        g = g[..., None]
-    if reset is None:
-        return g
-    real = _arrays.real_dtype(p.state_dtype)
-    return p.xp.where(reset[..., None], real.type(-np.inf), real.type(0) if g is None else g)
 
 
 def unless_reset(p: Prepared, x: Array) -> Array:

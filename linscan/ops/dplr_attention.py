@@ -7,7 +7,7 @@ from linscan._arrays import Array
 from linscan.engines.in_kind import in_kind
 from linscan.ops import dplr
 from linscan.ops.dplr import Terms
-from linscan.ops.matrix_state import Prepared, flip, flip_time, is_vector, prepare, zero_state
+from linscan.ops.matrix_state import Prepared, flip, flip_time, is_vector, log_decay, prepare, zero_state
 
 
 @in_kind
@@ -112,7 +112,7 @@ def _terms(
     p = prepare(who, q=q, k=k, v=v, a=a, b=b, g=g, S0=S0, reset=reset)
     p = flip(p) if reverse else p
     x = p.arrays
-    return p, Terms(x["q"], x["k"], x["v"], dplr.unless_reset(p, x["a"]), x["b"], dplr.log_decay(p), zero_state(p))
+    return p, Terms(x["q"], x["k"], x["v"], dplr.unless_reset(p, x["a"]), x["b"], log_decay(p), zero_state(p))
 
 
 def dplr_attention_step(

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from linscan import _arrays
 from linscan._arrays import Array
 from linscan.engines import pick
 from linscan.engines.in_kind import in_kind
-from linscan.ops.matrix_state import Prepared, flip, flip_time, is_vector, prepare, turns
+from linscan.ops.matrix_state import Prepared, flip, flip_time, is_vector, log_decay, prepare, turns
 
 
 @in_kind
@@ -110,23 +108,12 @@ def _run(p: Prepared, scale: float, reverse: bool, keep: bool, workers: int | No
     q, k, v, S0 = (p.arrays[n] for n in ("q", "k", "v", "S0"))
     if turn is not None:
         q, k = (x * turn.astype(p.dtype) for x in (q, k))
-    inputs = q, k, v, _log_decay(p), S0
+    inputs = q, k, v, log_decay(p), S0
     run = pick("linear_attention", p.dtype, q)
     o, S, states = run(*inputs, lead=p.lead, scale=scale, keep=keep, workers=workers)
     if turn is not None and p.length:
         S = S * turn[..., -1, :, None]
     return flip_time(o, -2) if reverse else o, S, (states, turn), inputs
-
-
-def _log_decay(p: Prepared) -> Array | None:
-    """`g` as (…, T, 1) or (…, T, K), -inf where the state is forgotten."""
-    g, reset = p.arrays["g"], p.arrays["reset"]
-    if g is not None and not is_vector(g, p):
-        g = g[..., None]
-    if reset is None:
-        return g
-    real = _arrays.real_dtype(p.state_dtype)
-    return p.xp.where(reset[..., None], real.type(-np.inf), real.type(0) if g is None else g)
 
 
 @in_kind

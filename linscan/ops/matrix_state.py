@@ -133,6 +133,17 @@ def is_vector(g: Array | None, p: Prepared) -> bool:
     return g is not None and q is not None and g.ndim == q.ndim
 
 
+def log_decay(p: Prepared) -> Array | None:
+    """`g` as (…, T, 1) or (…, T, K), -inf where the state is forgotten."""
+    g, reset = p.arrays["g"], p.arrays["reset"]
+    if g is not None and not is_vector(g, p):
+        g = g[..., None]
+    if reset is None:
+        return g
+    real = _arrays.real_dtype(p.state_dtype)
+    return p.xp.where(reset[..., None], real.type(-np.inf), real.type(0) if g is None else g)
+
+
 def turns(p: Prepared) -> Array | None:
     """Products of `sign` up to each step, (…, T, 1) or (…, T, K); None where no sign is given.
 

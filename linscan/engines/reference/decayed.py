@@ -11,17 +11,7 @@ from typing import Any
 import numpy as np
 
 from linscan._arrays import Array, namespace
-
-
-def before(g: Array) -> Array:
-    """Sums along time of all earlier steps, this one left out."""
-    xp = namespace(g)
-    return xp.concatenate([xp.zeros_like(g[..., :1, :]), xp.cumsum(g[..., :-1, :], axis=-2)], axis=-2)
-
-
-def after(g: Array) -> Array:
-    """Sums along time of all later steps, this one left out."""
-    return before(g[..., ::-1, :])[..., ::-1, :]
+from linscan.engines.reference.decayed_product import after_here
 
 
 def decayed(x: Array, y: Array, g: Array) -> Array:
@@ -79,7 +69,7 @@ def _halves(x: Array, h: int, which: int) -> Array:
 
 
 def _to_the_middle(xp: Any, g: Array, h: int) -> tuple[Array, Array]:
-    return xp.exp(xp.cumsum(_halves(g, h, 1), axis=-2)), xp.exp(after(_halves(g, h, 0)))
+    return xp.exp(xp.cumsum(_halves(g, h, 1), axis=-2)), xp.exp(after_here(_halves(g, h, 0)))
 
 
 def _where(xp: Any, size: int, h: int, at: tuple[int, int]) -> tuple[Any, ...]:

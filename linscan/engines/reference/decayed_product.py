@@ -12,10 +12,10 @@ from linscan._arrays import Array, namespace
 def edges(g: Array) -> tuple[Array, Array]:
     """``e^(g[0] + … + g[t])`` and ``e^(g[t+1] + … + g[T-1])``: the decay since the beginning, and until the end."""
     xp = namespace(g)
-    return xp.exp(xp.cumsum(g, axis=-2)), xp.exp(_after(g))
+    return xp.exp(xp.cumsum(g, axis=-2)), xp.exp(after_here(g))
 
 
-def _after(g: Array) -> Array:
+def after_here(g: Array) -> Array:
     """Sums over later entries, without their own."""
     xp = namespace(g)
     return xp.concatenate([from_here(g)[..., 1:, :], xp.zeros_like(g[..., :1, :])], axis=-2)

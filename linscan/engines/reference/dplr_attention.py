@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from linscan._arrays import Array, host_any, namespace
-from linscan.engines.reference.decayed import after, before, decayed, decayed_pullback, unit_inverse
+from linscan.engines.reference.decayed import decayed, decayed_pullback, unit_inverse
+from linscan.engines.reference.decayed_product import after_here, until_here
 from linscan.engines.reference.dplr_steps import steps, steps_pullback
 
 _CHUNK = 64
@@ -107,8 +108,8 @@ def _part(xp: Any, size: int, t: int, dtype: Any, *given: Any) -> list[Any]:
 
 def _chunk(xp: Any, q: Array, k: Array, a: Array, b: Any, g: Array) -> Chunk:
     writes = [k] if b is None else [k, b]
-    earlier = before(g)
-    to_end, total = xp.exp(after(g)), xp.exp(g.sum(axis=-2))
+    earlier = until_here(g)
+    to_end, total = xp.exp(after_here(g)), xp.exp(g.sum(axis=-2))
     erases = [_down(xp, decayed(_up(xp, a), w, g)) for w in writes]
     return Chunk(
         q * xp.exp(earlier + g),
@@ -166,14 +167,14 @@ def _backward(xp: Any, part: list[Any], S: Array, do: Array, dS: Array) -> tuple
     dvalues = [T(read) @ do + w @ dS for read, w in zip(c.reads, c.writes, strict=True)]
     solved = T(c.inverse) @ dvalues[-1]
     dv = solved if b is None else dvalues[0] + T(c.erases[0]) @ solved
-    earlier = before(g)
+    earlier = until_here(g)
     dq, da = xp.exp(earlier + g) * (do @ T(S)), xp.exp(earlier) * (solved @ T(S))
     dwrites = []
     for w, x in zip([k] if b is None else [k, b], values, strict=True):
         to_q, dw = decayed_pullback(q, w, g, do @ T(x))
         to_a, more = decayed_pullback(_up(xp, a), w, g, _up(xp, solved @ T(x)))
         dq, da = dq + to_q, da + _down(xp, to_a)
-        dwrites.append(dw + more + xp.exp(after(g)) * (x @ T(dS)))
+        dwrites.append(dw + more + xp.exp(after_here(g)) * (x @ T(dS)))
     dk, db = dwrites[0], None if b is None else dwrites[1]
     dg = _gate(xp, (end * dS).sum(axis=-1), q * dq - k * dk - (0 if b is None else b * db), a * da, g)
     before_chunk = c.stay * dS + T(c.q) @ do + T(c.a) @ solved

@@ -1,9 +1,7 @@
 """The device code of `linear_attention`, compiled for the host and held to the plain loop (see test_cuda_on_cpu.py)."""
 
-import ctypes
 import importlib.util
 import shutil
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -15,7 +13,7 @@ import linscan
 from linscan.engines.cuda import _load
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import GLUE, Array, _value, empty
+from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
 from tests.tolerances import assert_close, eps
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
@@ -33,10 +31,7 @@ class Kernel:
     def __call__(self, grid, threads, arguments, shared_mem=0):
         if self.key not in self.loaded:
             self.loaded[self.key] = self.compiled(*self.key)
-        values = [np.array([x]) if isinstance(x, np.float32) else _value(x) for x in arguments]
-        pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-        run = getattr(self.loaded[self.key], f"on_cpu_{self.name}")
-        run(ctypes.c_longlong(grid[0]), ctypes.c_longlong(threads[0]), pointers)
+        launch(getattr(self.loaded[self.key], f"on_cpu_{self.name}"), grid, threads, arguments)
 
     def compiled(self, source, dtype, macros):
         primitives = (Path(_load.__file__).parent / "mma.cuh").read_text(encoding="utf-8")
@@ -45,17 +40,7 @@ class Kernel:
         assert primitives.strip() in code
         code = code.replace(primitives.strip(), '#include "mma_on_cpu.h"\n')
         code = code.replace("extern __shared__ __align__(16) u8 memory[]", "alignas(16) static u8 memory[1 << 18]")
-        place = self.folder / f"{len(self.loaded)}.cpp"
-        code = '#include "cuda_on_cpu.h"\n' + code + GLUE
-        for name in ("run", "reduce", "carry"):
-            code += f'extern "C" void on_cpu_{name}(long long blocks, long long threads, void** a) {{\n'
-            code += f"  launch(blocks, threads, [=] {{ call({name}, a); }});\n}}\n"
-        place.write_text(code)
-        command = ["g++", "-std=c++20", "-O0", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-        command += [f"-I{Path(__file__).parent}", "-o", str(place.with_suffix(".so")), str(place)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return ctypes.CDLL(str(place.with_suffix(".so")))
+        return library(self.folder / f"{len(self.loaded)}.cpp", code, ("run", "reduce", "carry"))
 
 
 @pytest.fixture(scope="module")

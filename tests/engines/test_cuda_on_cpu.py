@@ -32,6 +32,27 @@ template <class... A> void call(void (*kernel)(A...), void** a) { call(kernel, a
 """
 
 
+def library(place, code, kernels, level="-O0"):
+    """The device code compiled for the host at `place`, with a function ``on_cpu_<name>`` for each of its `kernels`."""
+    code = '#include "cuda_on_cpu.h"\n' + code + GLUE
+    for name in kernels:
+        code += f'extern "C" void on_cpu_{name}(long long blocks, long long threads, void** a) {{\n'
+        code += f"  launch(blocks, threads, [=] {{ call({name}, a); }});\n}}\n"
+    place.write_text(code)
+    command = ["g++", "-std=c++20", level, "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
+    command += [f"-I{Path(__file__).parent}", "-o", str(place.with_suffix(".so")), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(place.with_suffix(".so")))
+
+
+def launch(function, grid, threads, arguments):
+    """Run one of a library's functions as a launcher would its kernel."""
+    values = [_value(x) for x in arguments]
+    pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
+    function(ctypes.c_longlong(grid[0]), ctypes.c_longlong(threads[0]), pointers)
+
+
 class Array(np.ndarray):
     """A NumPy array with what the launchers ask of a CuPy one."""
 
@@ -64,31 +85,13 @@ def engine(tmp_path_factory):
     def compiled(source, names, dtype, macros):
         key = source, names, dtype, macros
         if key not in loaded:
-            place = folder / str(len(loaded))
-            code = '#include "cuda_on_cpu.h"\n' + _load.text(source, dtype, *macros) + GLUE
-            for name in names:
-                code += f'extern "C" void on_cpu_{name}(long long blocks, long long threads, void** a) {{\n'
-                code += f"  launch(blocks, threads, [=] {{ call({name}, a); }});\n}}\n"
-            place.with_suffix(".cpp").write_text(code)
-            command = ["g++", "-std=c++20", "-O0", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-            command += [
-                f"-I{Path(__file__).parent}",
-                "-o",
-                str(place.with_suffix(".so")),
-                str(place.with_suffix(".cpp")),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            loaded[key] = ctypes.CDLL(str(place.with_suffix(".so")))
+            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), names)
         return loaded[key]
 
     def kernel(source, name, dtype, *macros):
         def run(grid, threads, arguments):
             names = ("run",) if name == "run" else ("reduce", "carry")
-            values = [_value(x) for x in arguments]
-            pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-            function = getattr(compiled(source, names, dtype, macros), f"on_cpu_{name}")
-            function(ctypes.c_longlong(grid[0]), ctypes.c_longlong(threads[0]), pointers)
+            launch(getattr(compiled(source, names, dtype, macros), f"on_cpu_{name}"), grid, threads, arguments)
 
         return run
 
@@ -109,11 +112,13 @@ def engine(tmp_path_factory):
 
 
 def _value(x):
-    """The memory a kernel's argument is passed in: an address, a whole number, or a struct."""
+    """The memory a kernel's argument is passed in: an address, a number, or a struct."""
     if x is None:
         return np.zeros(1, np.uint64)
     if isinstance(x, np.ndarray) and x.dtype.type is np.void:
         return x
+    if isinstance(x, float | np.floating):
+        return np.array([x])
     return np.array([x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x], np.int64)
 
 

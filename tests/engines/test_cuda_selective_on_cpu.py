@@ -3,10 +3,8 @@
 The launcher runs too, with NumPy in the place of CuPy (see test_cuda_on_cpu.py).
 """
 
-import ctypes
 import importlib.util
 import shutil
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -19,7 +17,7 @@ from linscan.engines.cuda import _load
 from linscan.engines.reference import selective_scan as reference
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import GLUE, Array, _value, empty
+from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
 from tests.tolerances import assert_close, stable, summed
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
@@ -35,24 +33,13 @@ def engine(tmp_path_factory):
     def compiled(source, name, dtype, macros):
         key = source, dtype, macros
         if key not in loaded:
-            place = folder / f"{len(loaded)}.cpp"
-            code = '#include "cuda_on_cpu.h"\n' + _load.text(source, dtype, *macros) + GLUE
-            for entry in ("run", "total") if "back" in source else ("run", "reduce", "carry"):
-                code += f'extern "C" void on_cpu_{entry}(long long blocks, long long threads, void** a) {{\n'
-                code += f"  launch(blocks, threads, [=] {{ call({entry}, a); }});\n}}\n"
-            place.write_text(code)
-            command = ["g++", "-std=c++20", "-O1", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-            command += [f"-I{Path(__file__).parent}", "-o", str(place.with_suffix(".so")), str(place)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            loaded[key] = ctypes.CDLL(str(place.with_suffix(".so")))
+            kernels = ("run", "total") if "back" in source else ("run", "reduce", "carry")
+            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), kernels, "-O1")
         return getattr(loaded[key], f"on_cpu_{name}")
 
     def kernel(source, name, dtype, *macros):
         def run(grid, threads, arguments):
-            values = [_value(x) for x in arguments]
-            pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-            compiled(source, name, dtype, macros)(ctypes.c_longlong(grid[0]), ctypes.c_longlong(threads[0]), pointers)
+            launch(compiled(source, name, dtype, macros), grid, threads, arguments)
 
         return run
 

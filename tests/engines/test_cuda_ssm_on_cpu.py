@@ -3,10 +3,8 @@
 The launchers run too, with NumPy in the place of CuPy (see test_cuda_on_cpu.py).
 """
 
-import ctypes
 import importlib.util
 import shutil
-import subprocess
 import sys
 import types
 from contextlib import nullcontext
@@ -20,7 +18,7 @@ from linscan.engines.reference import ssm_kernel as reference
 from linscan.engines.reference import ssm_kernel_dplr as cauchy
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_on_cpu import GLUE, Array, empty
+from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
 from tests.ops.test_ssm_kernel import decays
 from tests.tolerances import assert_close, eps, powers, summed
 
@@ -47,22 +45,12 @@ def engine(tmp_path_factory):
     def compiled(source, name, dtype, macros):
         key = source, name, dtype, macros
         if key not in loaded:
-            place = folder / f"{len(loaded)}.cpp"
-            code = '#include "cuda_on_cpu.h"\n' + _load.text(source, dtype, *macros) + GLUE
-            code += 'extern "C" void on_cpu(long long blocks, long long threads, void** a) {\n'
-            place.write_text(f"{code}  launch(blocks, threads, [=] {{ call({name}, a); }});\n}}\n")
-            command = ["g++", "-std=c++20", "-O1", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-            command += [f"-I{Path(__file__).parent}", "-o", str(place.with_suffix(".so")), str(place)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            loaded[key] = ctypes.CDLL(str(place.with_suffix(".so"))).on_cpu
-        return loaded[key]
+            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), (name,), "-O1")
+        return getattr(loaded[key], f"on_cpu_{name}")
 
     def kernel(source, name, dtype, *macros):
         def run(grid, threads, arguments):
-            values = [_value(x) for x in arguments]
-            pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-            compiled(source, name, dtype, macros)(ctypes.c_longlong(grid[0]), ctypes.c_longlong(threads[0]), pointers)
+            launch(compiled(source, name, dtype, macros), grid, threads, arguments)
 
         return run
 
@@ -83,12 +71,6 @@ def engine(tmp_path_factory):
         return module
 
     return load
-
-
-def _value(x):
-    if isinstance(x, np.ndarray):
-        return np.array([x.__array_interface__["data"][0]], np.int64)
-    return np.array([x], np.float64 if isinstance(x, float) else np.int64)
 
 
 def check(engine, a, c, length, real=True):

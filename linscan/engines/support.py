@@ -44,7 +44,6 @@ SUPPORT: dict[str, dict[str, str]] = {
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.
 MODULE: dict[str, str] = {
-    "delta_rule": "dplr_attention",
     "lfilter": "filters",
     "sosfilt": "filters",
     "dlsim": "lti",

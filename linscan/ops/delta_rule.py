@@ -6,8 +6,8 @@ from linscan import _arrays
 from linscan._arrays import Array
 from linscan.engines.in_kind import in_kind
 from linscan.ops import dplr
-from linscan.ops.delta_terms import gradients, terms_of
-from linscan.ops.householder import collected, turned
+from linscan.ops.delta_terms import delta_of
+from linscan.ops.householder import collected, read_last, turned
 from linscan.ops.matrix_state import is_vector
 
 
@@ -64,7 +64,7 @@ def delta_rule(
     Returns
     -------
     o : array, shape (..., T, V)
-        The outputs, in the promoted dtype of the arguments.
+        The outputs, in the promoted dtype of the arguments; float32 gates beside 16-bit arrays leave them 16-bit.
     S : array, shape (..., K, V)
         The final state, the `S0` that goes on; float32 for 16-bit arrays, beside which it leaves their dtype alone.
 
@@ -114,8 +114,8 @@ def delta_rule(
     array([-1., -1.,  1., -1.])
     """
     n = _arrays.check_count("delta_rule", "n_householder", n_householder, 1)
-    p, terms = terms_of("delta_rule", (q, k, v, beta, g, S0, w), n, reverse, reset)
-    o, S, _ = dplr.run("delta_rule", p, terms, float(scale), False, workers)
+    p, delta = delta_of("delta_rule", (q, k, v, beta, g, S0, w), n, reverse, reset)
+    o, S, _ = dplr.run("delta_rule", p, delta, float(scale), False, workers)
     return collected(o, -2, n, n - 1, reverse), S
 
 
@@ -161,8 +161,8 @@ def delta_rule_vjp(
 
     Notes
     -----
-    Retains the arguments, two arrays of the size of `k` and the state before every chunk of C = 64 steps, (T / C) K V
-    numbers per head; what happens inside a chunk is computed anew. Complex cotangents are ``∂L/∂Re + i ∂L/∂Im``.
+    Retains the arguments and the state before every chunk of C = 64 steps, (T / C) K V numbers per head; what happens
+    inside a chunk is computed anew. Complex cotangents are ``∂L/∂Re + i ∂L/∂Im``.
 
     Examples
     --------
@@ -175,26 +175,21 @@ def delta_rule_vjp(
     array([[0.75],
            [0.5 ]])
     """
-    # `dplr_attention` gives the gradients of a = -e^g k and of the written key c = beta k:
-    #   dk = conj(beta) dc - e^g da,   dbeta = sum over K of conj(k) dc,   dg += Re conj(a) da;
-    # with a key w to write along, c = beta w and a = -k: dw = conj(beta) dc, dk = -da.
     who, n = "delta_rule_vjp", _arrays.check_count("delta_rule_vjp", "n_householder", n_householder, 1)
     given = q, k, v, beta, g, S0, w
-    p, terms = terms_of(who, given, n, reverse, reset)
-    o, S, states = dplr.run("delta_rule", p, terms, float(scale), True, workers)
+    p, delta = delta_of(who, given, n, reverse, reset)
+    o, S, states = dplr.run("delta_rule", p, delta, float(scale), True, workers)
     o = collected(o, -2, n, n - 1, reverse)
-    back = dplr.pullback("delta_rule", p, terms, states, float(scale), workers)
+    back = dplr.pullback("delta_rule", p, delta, states, float(scale), workers)
 
     def pullback(do: Array | None = None, dS: Array | None = None) -> tuple[Array | None, ...]:
         do, dS = _arrays.cotangent(who, "do", do, o), _arrays.cotangent(who, "dS", dS, S)
-        steps = p.xp.zeros((*p.lead, p.length, p.value), do.dtype)
-        collected(steps, -2, n, n - 1, reverse)[...] = do
-        d = gradients(p, terms, back(steps, dS))
-        (dq, dg), (dk, dv, dw) = (d["q"], d["g"]), (d["k"], d["v"], d["w"])
+        dq, dk, dv, dbeta, dg, dw, dS0 = back(read_last(do, n, reverse), dS)
         dk, dv, dw = (x if x is None else turned(x, -2, n, reverse) for x in (dk, dv, dw))
         if g is not None:
-            dg = collected(dg, -2 if is_vector(p.arrays["g"], p) else -1, n, 0, reverse)
-        grads = collected(dq, -2, n, n - 1, reverse), dk, dv, turned(d["beta"], -1, n, reverse), dg, d["S0"], dw
+            vector = is_vector(p.arrays["g"], p)
+            dg = collected(dg if vector else dg[..., 0], -2 if vector else -1, n, 0, reverse)
+        grads = collected(dq, -2, n, n - 1, reverse), dk, dv, turned(dbeta, -1, n, reverse), dg, dS0, dw
         return tuple(map(_arrays.grad_like, grads, given))
 
     return (o, S), pullback

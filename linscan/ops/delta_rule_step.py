@@ -2,8 +2,9 @@
 
 from linscan import _arrays
 from linscan._arrays import Array
+from linscan.engines.delta_terms import terms_of
 from linscan.ops import dplr
-from linscan.ops.delta_terms import terms_of
+from linscan.ops.delta_terms import delta_of
 
 
 def delta_rule_step(
@@ -69,5 +70,5 @@ def delta_rule_step(
     if n == 1:
         _, k, v, w, beta = dplr.lift(xp, q, (k, v, w), beta)
     q, g = dplr.lift(xp, q, (), g)
-    p, terms = terms_of(who, (q, k, v, beta, g, S, w), n, False, None)
-    return dplr.step(p, terms, float(scale))
+    p, delta = delta_of(who, (q, k, v, beta, g, S, w), n, False, None)
+    return dplr.step(p, dplr.Terms(*terms_of(*delta)), float(scale))

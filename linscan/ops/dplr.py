@@ -32,17 +32,24 @@ def unless_reset(p: Prepared, x: Array) -> Array:
     return x if reset is None else p.xp.where(reset[..., None], x.dtype.type(0), x)
 
 
-def run(row: str, p: Prepared, terms: Terms, scale: float, keep: bool, workers: int | None) -> tuple[Any, ...]:
-    """Outputs, final state and, if `keep`, the states before every chunk, by the engine of this row."""
-    return pick(row, p.dtype, terms.q)(*terms, scale=scale, keep=keep, workers=workers)
+def run(
+    row: str, p: Prepared, given: tuple[Any, ...], scale: float, keep: bool, workers: int | None
+) -> tuple[Any, ...]:
+    """Outputs, final state and, if `keep`, the states before every chunk, by the engine of this row.
+
+    `given` are `Terms`, or for the delta rule its own arguments; q comes first and S0 last.
+    """
+    return pick(row, p.dtype, given[0])(*given, scale=scale, keep=keep, workers=workers)
 
 
-def pullback(row: str, p: Prepared, terms: Terms, states: Any, scale: float, workers: int | None) -> Callable[..., Any]:
-    """The gradients of all terms from those of outputs and final state, by the engine of this row."""
-    back = pick(f"{row}_pullback", p.dtype, terms.q)
+def pullback(
+    row: str, p: Prepared, given: tuple[Any, ...], states: Any, scale: float, workers: int | None
+) -> Callable[..., tuple[Any, ...]]:
+    """The gradients of all that was `given` from those of outputs and final state, by the engine of this row."""
+    back = pick(f"{row}_pullback", p.dtype, given[0])
 
-    def gradients(do: Array, dS: Array) -> Terms:
-        return Terms(*back(*terms[:6], states, do, dS, scale=scale, workers=workers))
+    def gradients(do: Array, dS: Array) -> tuple[Any, ...]:
+        return back(*given[:-1], states, do, dS, scale=scale, workers=workers)
 
     return gradients
 

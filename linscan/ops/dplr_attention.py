@@ -54,7 +54,7 @@ def dplr_attention(
     Returns
     -------
     o : array, shape (..., T, V)
-        The outputs, in the promoted dtype of the arguments.
+        The outputs, in the promoted dtype of the arguments; a float32 `g` beside 16-bit arrays leaves them 16-bit.
     S : array, shape (..., K, V)
         The final state, the `S0` that goes on; float32 for 16-bit arrays, beside which it leaves their dtype alone.
 
@@ -232,7 +232,7 @@ def dplr_attention_vjp(
 
     def pullback(do: Array | None = None, dS: Array | None = None) -> tuple[Array | None, ...]:
         do, dS = _arrays.cotangent(who, "do", do, o), _arrays.cotangent(who, "dS", dS, S)
-        d = back(flip_time(do, -2) if reverse else do, dS)
+        d = Terms(*back(flip_time(do, -2) if reverse else do, dS))
         dg = None if g is None else d.g
         grads = [d.q, d.k, d.v, dplr.unless_reset(p, d.a), d.b, dg]
         grads = [flip_time(x, -2) if reverse and x is not None else x for x in grads]

@@ -44,6 +44,15 @@ def collected(x: Any, axis: int, n: int, place: int, reverse: bool) -> Any:
     return flip_time(rows, axis - x.ndim) if reverse else rows
 
 
+def read_last(x: Any, n: int, reverse: bool) -> Any:
+    """`x` (…, T, V) at the last step of each token and zeros at the others, in the order they are run."""
+    if n == 1:
+        return flip_time(x, -2) if reverse else x
+    steps = _arrays.namespace(x).zeros((*x.shape[:-2], x.shape[-2] * n, x.shape[-1]), x.dtype)
+    collected(steps, -2, n, n - 1, reverse)[...] = x
+    return steps
+
+
 def _spread(who: str, name: str, x: Any, length: int, n: int, place: int, reverse: bool, ndim: int) -> Any:
     """`x` at the step `place` of each token, zeros elsewhere."""
     x = x if x.ndim else x.reshape((1,) * (ndim - 1))

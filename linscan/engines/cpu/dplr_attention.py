@@ -99,9 +99,6 @@ def dplr_attention_pullback(
     return dq, dk, dv, da, db, dg, dS.reshape(*lead, K, V)
 
 
-delta_rule, delta_rule_pullback = dplr_attention, dplr_attention_pullback
-
-
 def _heads(x: Array, lead: tuple[int, ...]) -> tuple[Array, Array]:
     """`x` as (its own heads, T, …), and for every head of `lead` which of them it is: nothing broadcast is copied."""
     index = np.arange(math.prod(x.shape[:-2])).reshape(x.shape[:-2])

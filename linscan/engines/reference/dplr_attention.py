@@ -83,9 +83,6 @@ def dplr_attention_pullback(
     return *grads, dS
 
 
-delta_rule, delta_rule_pullback = dplr_attention, dplr_attention_pullback
-
-
 def _size(length: int) -> int:
     """Steps of a chunk: a power of two."""
     return min(_CHUNK, 1 << max(0, length - 1).bit_length())

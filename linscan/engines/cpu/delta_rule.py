@@ -1,0 +1,6 @@
+"""The delta rule on the CPU: `dplr_attention` with one direction to write along."""
+
+from linscan.engines.cpu.dplr_attention import dplr_attention, dplr_attention_pullback
+from linscan.engines.delta_terms import by_terms
+
+delta_rule, delta_rule_pullback = by_terms(dplr_attention, dplr_attention_pullback)

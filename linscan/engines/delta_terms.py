@@ -1,0 +1,82 @@
+"""The delta rule in the terms of `dplr_attention`, for engines that have no loop of its own for it.
+
+A delta rule is given as q, k, v, beta, g, w, reset, S0: time forwards, g None or (…, T, 1) or (…, T, K) and -inf where
+`reset` is true, S0 with all leading axes. In these terms a = -e^g k reads the decayed state (a = -k if there is a key w
+to write along), beta k or beta w is written along, and b is None.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from linscan._arrays import Array, accum_dtype, namespace
+
+
+@np.errstate(all="ignore")
+def terms_of(q: Array, k: Array, v: Array, beta: Array, g: Any, w: Any, reset: Any, S0: Any) -> tuple[Any, ...]:
+    """The arguments q, k, v, a, b, g and S0 of `dplr_attention`."""
+    xp, (key, write, factor) = namespace(q), _wide(k, w, beta)
+    a = -key if g is None or w is not None else -xp.exp(g) * key
+    return q, factor[..., None] * (key if write is None else write), v, _unless(reset, a), None, g, S0
+
+
+@np.errstate(all="ignore")
+def gradients(k: Array, beta: Array, g: Any, w: Any, reset: Any, a: Array, found: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The gradients of q, k, v, beta, g, w and S0 from those `found` for the terms.
+
+    dk = conj(beta) dc - e^g da, dbeta = sum over K of conj(k) dc, dg += Re conj(a) da; with a key w to write along,
+    c = beta w and a = -k: dw = conj(beta) dc, dk = -da.
+    """
+    xp = namespace(k)
+    dq, dc, dv, da, _, dg, dS0 = found
+    key, write, factor = map(_conj, _wide(k, w, beta))
+    da, dw = _unless(reset, da), None
+    dbeta = xp.einsum("...k,...k->...", key if write is None else write, dc)
+    dc *= factor[..., None]
+    if write is not None:
+        dk, dw = xp.negative(da, out=da), dc
+    elif g is None:
+        dk = xp.subtract(dc, da, out=dc)
+    else:
+        dg += _inner(xp, da, a) if g.shape[-1] == 1 else xp.multiply(da, _conj(a)).real
+        da *= xp.exp(g)
+        dk = xp.subtract(dc, da, out=dc)
+    return dq, dk, dv, dbeta, dg, dw, dS0
+
+
+def by_terms(run: Callable[..., Any], back: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The delta rule and its pullback by an engine's `dplr_attention` and its pullback."""
+
+    def delta_rule(*given: Any, **options: Any) -> Any:
+        """Outputs, final state and what the pullback needs of the states."""
+        return run(*terms_of(*given), **options)
+
+    def delta_rule_pullback(*given: Any, **options: Any) -> tuple[Any, ...]:
+        """From the arguments without S0, the states and the two cotangents: all gradients, see `gradients`."""
+        q, k, v, beta, g, w, reset, states, do, dS = given
+        q, written, v, a, *rest = terms_of(q, k, v, beta, g, w, reset, None)
+        found = back(q, written, v, a, *rest[:2], states, do, dS, **options)
+        return gradients(k, beta, g, w, reset, a, found)
+
+    return delta_rule, delta_rule_pullback
+
+
+def _wide(k: Array, w: Any, beta: Array) -> tuple[Array, Any, Array]:
+    """k, w and beta in the arithmetic's dtype: products of 16-bit numbers are not rounded before they are used."""
+    key, factor = (x.astype(accum_dtype(x.dtype), copy=False) for x in (k, beta))
+    return key, None if w is None else w.astype(key.dtype, copy=False), factor
+
+
+def _unless(reset: Any, x: Array) -> Array:
+    """`x` (…, T, K), zero where the state is forgotten: nothing is read from it there, and nothing flows back."""
+    return x if reset is None else namespace(x).where(reset[..., None], x.dtype.type(0), x)
+
+
+def _conj(x: Any) -> Any:
+    """The conjugate; no copy of what is real."""
+    return x if x is None or x.dtype.kind != "c" else x.conj()
+
+
+def _inner(xp: Any, x: Array, y: Array) -> Array:
+    return xp.einsum("...k,...k->...", x, _conj(y)).real[..., None]

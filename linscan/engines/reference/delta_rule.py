@@ -1,0 +1,6 @@
+"""The delta rule in chunks, in array operations: `dplr_attention` with one direction to write along."""
+
+from linscan.engines.delta_terms import by_terms
+from linscan.engines.reference.dplr_attention import dplr_attention, dplr_attention_pullback
+
+delta_rule, delta_rule_pullback = by_terms(dplr_attention, dplr_attention_pullback)

@@ -51,7 +51,7 @@ def linear_attention(
     Returns
     -------
     o : array, shape (..., T, V)
-        The outputs, in the promoted dtype of `q`, `k`, `v` and `g`.
+        The outputs, in the promoted dtype of the arguments; a float32 `g` beside 16-bit arrays leaves them 16-bit.
     S : array, shape (..., K, V)
         The final state, the `S0` that goes on; float32 for 16-bit arrays, beside which it leaves their dtype alone.
 

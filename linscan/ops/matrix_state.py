@@ -17,6 +17,7 @@ _AXES = {"q": "TK", "k": "TK", "v": "TV", "a": "TK", "b": "TK", "w": "TK", "beta
 _AXES |= {"S0": "KV", "reset": "T"}
 _REAL = ("g", "sign", "reset")
 _CONSTANT = ("beta", "g", "sign", "reset")  # these may have one entry along T (or K) that stands for all
+_WIDE = ("beta", "g", "S0")  # these stay in the arithmetic's dtype beside 16-bit arrays
 
 
 class Prepared(NamedTuple):
@@ -39,18 +40,18 @@ class Prepared(NamedTuple):
 def prepare(who: str, **named: Any) -> Prepared:
     """Check shapes and dtypes of the named arguments, which must include q, k and v; `_AXES` says what each must be.
 
-    The dtype is the promoted one of all but S0, and S0's where that is not just the arithmetic's dtype: a float32
-    state carried beside bfloat16 arrays leaves their results bfloat16.
+    The dtype is the promoted one of all, except that gates and S0 in just the arithmetic's dtype do not count: float32
+    decays and a float32 state beside bfloat16 arrays leave their results bfloat16.
     """
     xp, *taken = _arrays.take(who, **named)
     arrays = dict(zip(named, taken, strict=True))
     for name in ("q", "k", "v"):
         if getattr(arrays[name], "ndim", 0) < 2:
             raise ValueError(f"{who}: {name} must have a time and a feature axis; got {np.shape(arrays[name])}")
-    numbers = {n: x for n, x in arrays.items() if n not in ("sign", "reset", "S0")}
-    dtype, state = _arrays.result_dtype(who, **numbers), arrays.get("S0")
-    if state is not None and getattr(state, "dtype", None) != _arrays.accum_dtype(dtype):
-        dtype = _arrays.result_dtype(who, **numbers, S0=state)
+    numbers = {n: x for n, x in arrays.items() if n not in ("sign", "reset")}
+    dtype = _arrays.result_dtype(who, **{n: x for n, x in numbers.items() if n not in _WIDE})
+    promoted = _arrays.result_dtype(who, **numbers)
+    dtype = dtype if promoted == _arrays.accum_dtype(dtype) else promoted
     sizes = {"T": arrays["q"].shape[-2], "K": arrays["q"].shape[-1], "V": arrays["v"].shape[-1]}
     leads: dict[str, tuple[int, ...]] = {}
     ready: dict[str, Any] = {}
@@ -78,7 +79,7 @@ def _cast(who: str, name: str, x: Array, dtype: np.dtype) -> Array:
         if name == "sign" and _arrays.host_any(x, lambda s: abs(s) != 1):
             raise ValueError(f"{who}: sign must be 1 or -1 everywhere")
         return x.astype(_arrays.real_dtype(_arrays.accum_dtype(dtype)), copy=False)
-    return x.astype(_arrays.accum_dtype(dtype) if name == "S0" else dtype, copy=False)
+    return x.astype(_arrays.accum_dtype(dtype) if name in _WIDE else dtype, copy=False)
 
 
 def _axes_of(who: str, name: str, x: Array, q: Array) -> str:

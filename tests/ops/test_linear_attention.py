@@ -167,6 +167,20 @@ def test_a_step_takes_signs_scales_and_sixteen_bits(rng):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("wide, result", [("float32", "bfloat16"), ("float64", "float64")])
+def test_gates_in_the_arithmetics_dtype_leave_16_bit_results(rng, engine, wide, result):
+    q, k, v, g, S0 = problem(rng, (2,), 5, 3, 4, "vector", "bfloat16")
+    g, S0 = (x.astype(wide) for x in (g, S0))
+    with linscan.use_engine(engine):
+        (o, S), pullback = linscan.linear_attention_vjp(q, k, v, g, S0)
+    assert (o.dtype.name, S.dtype) == (result, wide)
+    assert [x.dtype for x in pullback(o, S)] == [x.dtype for x in (q, k, v, g, S0)]
+    beta = rng.uniform(0, 1, (2, 5)).astype(wide)
+    with linscan.use_engine(engine):
+        assert linscan.delta_rule(q, k, v, beta, g[..., 0], S0)[0].dtype.name == result
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("decay", DECAYS)
 def test_packed_sequences_equal_separate_calls(rng, engine, decay):
     q, k, v, g, S0 = problem(rng, (2,), 150, 4, 3, decay)

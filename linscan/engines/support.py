@@ -24,7 +24,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "lse_scan": {"reference": REAL, "cpu": REAL},
     "max_scan": {"reference": REAL, "cpu": REAL},
     "softmax_average": {"reference": REAL, "cpu": REAL},
-    "selective_scan": {"reference": ALL, "cpu": ALL},
+    "selective_scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL},

@@ -167,7 +167,7 @@ def test_a_step_takes_signs_scales_and_sixteen_bits(rng):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("wide, result", [("float32", "bfloat16"), ("float64", "float64")])
+@pytest.mark.parametrize(("wide", "result"), [("float32", "bfloat16"), ("float64", "float64")])
 def test_gates_in_the_arithmetics_dtype_leave_16_bit_results(rng, engine, wide, result):
     q, k, v, g, S0 = problem(rng, (2,), 5, 3, 4, "vector", "bfloat16")
     g, S0 = (x.astype(wide) for x in (g, S0))

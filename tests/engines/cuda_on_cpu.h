@@ -2,6 +2,7 @@
 //
 // Slow, and blind to races and memory models; but it is the device code itself that runs, on machines without a GPU.
 #pragma once
+#include <atomic>
 #include <barrier>
 #include <cmath>
 #include <cstring>
@@ -33,6 +34,7 @@ inline std::vector<int> votes;
 inline std::mutex atomic;
 
 inline void __syncthreads() { block->arrive_and_wait(); }
+inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 inline void __syncwarp() { warps[threadIdx.x / 32].barrier->arrive_and_wait(); }
 inline int __syncthreads_or(int vote) {
   votes[threadIdx.x] = vote;
@@ -75,6 +77,7 @@ inline unsigned __ballot_sync(unsigned all, int vote) {
 }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
+struct float2 { float x, y; };
 struct float4 { float x, y, z, w; };
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline unsigned __float_as_uint(float x) {

@@ -34,3 +34,18 @@ template <bool TURNED> void load_tiles(u32 (&x)[4], const void* row) {
     x[i] = pair[0] | static_cast<u32>(pair[1]) << 16;
   }
 }
+
+inline u32 transposed(u32 x) {
+  const u32* all = exchange(x);
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  u32 y = 0;
+  for (int j = 0; j < 2; j++) y |= (all[4 * (2 * t + j) + g / 2] >> 16 * (g % 2) & 0xffffu) << 16 * j;
+  return y;
+}
+
+inline void copy16(void* to, const void* from, bool present) {
+  if (present) std::memcpy(to, from, 16);
+  else std::memset(to, 0, 16);
+}
+inline void commit() {}
+template <int LATER> void arrived() {}

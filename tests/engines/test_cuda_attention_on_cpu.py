@@ -19,6 +19,12 @@ from tests.tolerances import assert_close, eps
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
 DTYPE = dtype_of("bfloat16")  # float16 is converted by instructions that only a card has
 
+KERNELS = {
+    "linear_attention.cu": ("run", "reduce", "carry"),
+    "gated_attention.cu": ("states", "carry", "outputs"),
+    "gated_attention_back.cu": ("slopes", "gates"),
+}
+
 
 class Kernel:
     """One variant, compiled when it first runs."""
@@ -40,25 +46,31 @@ class Kernel:
         assert primitives.strip() in code
         code = code.replace(primitives.strip(), '#include "mma_on_cpu.h"\n')
         code = code.replace("extern __shared__ __align__(16) u8 memory[]", "alignas(16) static u8 memory[1 << 18]")
-        return library(self.folder / f"{len(self.loaded)}.cpp", code, ("run", "reduce", "carry"))
+        return library(self.folder / f"{len(self.loaded)}.cpp", code, KERNELS[source])
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
+    """The launchers, as they are, with NumPy in the place of CuPy."""
     folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-    path = Path(_load.__file__).with_name("linear_attention.py")
-    spec = importlib.util.spec_from_file_location("linear_attention_on_cpu", path)
-    module = importlib.util.module_from_spec(spec)
     cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
     cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
     cupy.zeros, cupy.exp, cupy.where, cupy.cumsum = (lambda *x: np.zeros(*x).view(Array)), np.exp, np.where, np.cumsum
     capture.held = lambda memory: memory
+    folders = "linscan.engines.cuda."
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
-        patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
-        spec.loader.exec_module(module)
-    module.scratch = empty
-    module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
+        patch.setitem(sys.modules, folders + "capture", capture)
+        for name in ("head_layout", "gated_attention", "linear_attention"):
+            spec = importlib.util.spec_from_file_location(
+                f"{name}_on_cpu", Path(_load.__file__).with_name(f"{name}.py")
+            )
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            module.scratch = empty
+            module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
+            patch.setitem(sys.modules, folders + name, module)
+            patch.setattr(linscan.engines.cuda, name, module, raising=False)
     return module
 
 
@@ -119,3 +131,33 @@ def test_segments_of_time(rng, engine, monkeypatch):
     g = -rng.uniform(0, 0.1, (150, 1)).astype("float32")
     g[70] = -np.inf
     check(engine, q, k, v, g, random(rng, (9, 9), "float32"))
+
+
+def gates(rng, *shape, largest=1.0):
+    return -rng.uniform(0, largest, shape).astype("float32")
+
+
+def test_decays_by_channel(rng, engine):
+    q, k = (random(rng, (70, 80), DTYPE) for _ in range(2))
+    v, S0 = random(rng, (70, 72), DTYPE), random(rng, (80, 72), "float32")
+    check(engine, q, k, v, gates(rng, 70, 80, largest=0.3), S0, scale=0.5)
+
+
+def test_strong_decays_by_channel_and_steps_that_forget(rng, engine):
+    q, k, v = (random(rng, (150, n), DTYPE) for n in (15, 15, 9))
+    S0 = random(rng, (15, 9), "float32")
+    g = gates(rng, 150, 15, largest=60)
+    check(engine, q, k, v, g, S0)
+    g[:] = -0.1
+    g[[0, 5, 63, 64, 100]] = -np.inf
+    g[[1, 21, 85, 86, 149], 3] = -np.inf
+    check(engine, q, k, v, g, S0)
+    check(engine, *(x[:1] for x in (q, k, v, g)), None)
+
+
+def test_heads_share_decays_by_channel(rng, engine, monkeypatch):
+    monkeypatch.setattr(engine.gated_attention, "_WHOLE", 1)
+    monkeypatch.setattr(engine.gated_attention, "_SEGMENT", 1)
+    q, v = random(rng, (2, 2, 66, 7), DTYPE), random(rng, (2, 1, 66, 24), DTYPE)[..., ::3]
+    k = random(rng, (66, 2, 7), DTYPE).swapaxes(0, 1)
+    check(engine, q, k, v, gates(rng, 2, 66, 7), random(rng, (2, 1, 7, 8), "float32"))

@@ -1,14 +1,9 @@
 // One chunk of linear attention on tensor cores: its gates, its outputs, and the step of the state. See linear_attention.cu.
 #pragma once
-#include "layout.cuh"
-#include "mma.cuh"
+#include "attention_tiles.cuh"
 
-typedef STORAGE S;
-constexpr int STEPS = 64, WARPS = 4, THREADS = 32 * WARPS, PAD = 8;
 constexpr int TILES = KEYS / 16 / WARPS, COLUMNS = SLICE / 8;  // of the state: 16 x 8 tiles of a warp
 constexpr float FORGET = -88.0f;  // e^g below the smallest normal number: what was before is no more
-
-struct alignas(16) Half8 { S item[8]; };
 
 struct Shared {
   S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD], v[STEPS][SLICE + PAD], scaled[STEPS][SLICE + PAD], state[KEYS][SLICE + PAD];
@@ -17,7 +12,7 @@ struct Shared {
   int cut[STEPS];    // the last step up to here that forgets, -1 if the state before the chunk is still seen
 };
 
-enum { Q, K, V, G, STATE, MATE };  // operands of the layout
+enum { Q, K, V, G, MATE, STATE };  // operands of the layout
 enum { NOTHING, WRITE, MULTIPLY };  // what is done with the states between chunks
 
 // What is asked for besides outputs and final state.
@@ -28,26 +23,6 @@ struct Extras {
   float* sums;    // (slice, row, time): the sums of those products over values
   i64 head;       // steps of the first chunk
 };
-
-// `count` steps of `width` numbers, WIDTH with zeros.
-template <int WIDTH> __device__ __forceinline__ void load(S (*to)[WIDTH + PAD], const S* from, i64 time, int count, int width) {
-  const S zero = Narrow<S>::of(0.0f);
-  if (PACKED) {
-    for (int i = threadIdx.x; i < STEPS * (WIDTH / 8); i += THREADS) {
-      const int t = i / (WIDTH / 8), n = i % (WIDTH / 8) * 8;
-      Half8 x;
-#pragma unroll
-      for (int j = 0; j < 8; j++) x.item[j] = zero;
-      if (t < count && n < width) x = *reinterpret_cast<const Half8*>(from + t * time + n);
-      *reinterpret_cast<Half8*>(&to[t][n]) = x;
-    }
-  } else {
-    for (int i = threadIdx.x; i < STEPS * WIDTH; i += THREADS) {
-      const int t = i / WIDTH, n = i % WIDTH;
-      to[t][n] = t < count && n < width ? from[t * time + n] : zero;
-    }
-  }
-}
 
 // Sums of g over the chunk, two steps a lane; one warp.
 __device__ __forceinline__ void gates(Shared& shared, const float* g, i64 time, int count, int lane) {
@@ -84,17 +59,6 @@ __device__ __forceinline__ float between(const Shared& shared, int t, int s) {
   return s >= shared.cut[t] ? expf(shared.sum[t] - shared.sum[s]) : 0.0f;
 }
 __device__ __forceinline__ float since_start(const Shared& shared, int t) { return shared.cut[t] < 0 ? expf(shared.sum[t]) : 0.0f; }
-
-// 16 x 16 from rows of an array [row][column]: the A of a product, or, TURNED, its transpose.
-template <bool TURNED, class Row> __device__ __forceinline__ void load_a(u32 (&a)[4], const Row* x, int row, int column, int lane) {
-  const int i = lane / 8, r = lane % 8;
-  load_tiles<TURNED>(a, TURNED ? &x[row + i / 2 * 8 + r][column + i % 2 * 8] : &x[row + i % 2 * 8 + r][column + i / 2 * 8]);
-}
-// Two neighbouring 16 x 8 tiles as the B of a product: from [inner][column], or, TURNED == false, from [column][inner].
-template <bool TURNED, class Row> __device__ __forceinline__ void load_b(u32 (&b)[4], const Row* x, int inner, int column, int lane) {
-  const int i = lane / 8, r = lane % 8;
-  load_tiles<TURNED>(b, TURNED ? &x[inner + i % 2 * 8 + r][column + i / 2 * 8] : &x[column + i / 2 * 8 + r][inner + i % 2 * 8]);
-}
 
 // Outputs of 16 steps from `first` on.
 __device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& shared, int first, int lane) {

@@ -32,12 +32,6 @@ struct Spot {
   int width;
 };
 
-// Where chunk c begins.
-__device__ __forceinline__ i64 begin(i64 c, i64 head, i64 length) {
-  const i64 t = c ? head + (c - 1) * STEPS : 0;
-  return t < length ? t : length;
-}
-
 // A segment has `segment` chunks.
 __device__ __forceinline__ Spot spot(const Layout& layout, i64 values, i64 segment, i64 head) {
   const i64 slices = (values + SLICE - 1) / SLICE, rest = blockIdx.x / slices;

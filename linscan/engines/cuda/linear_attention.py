@@ -1,4 +1,4 @@
-"""Linear attention on the GPU: 16-bit arrays with one decay a step on tensor cores, all else in array code.
+"""Linear attention on the GPU: 16-bit arrays with one decay a step, here, or by channel, on tensor cores, all else in array code.
 
 The pullback is the same kernel three times, with the arguments in other roles and for two of them time backwards; the
 head of linear_attention.cu says how.
@@ -11,9 +11,10 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
+from linscan.engines.cuda import gated_attention
 from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.cuda.capture import held
-from linscan.engines.cuda.layout import operands
+from linscan.engines.cuda.head_layout import packed, placed
 from linscan.engines.reference import linear_attention as reference
 
 _THREADS, _STEPS, _PAD = 128, 64, 8  # as in linear_attention.cu
@@ -26,6 +27,9 @@ _EXTRAS = np.dtype([("kept", "u8"), ("dots", "u8"), ("mate", "u8"), ("sums", "u8
 def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
     """See `linscan.ops.linear_attention`; also returns, if `keep`, the states before every chunk."""
     sizes = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
+    if all(sizes) and gated_attention.fits(q, v, g, scale):
+        with q.device:
+            return gated_attention.linear_attention(q, k, v, g, S0, lead=lead, scale=scale, keep=keep)
     fits = q.dtype.itemsize == 2 and 0 < max(sizes[2:]) <= 256 and (g is None or g.shape[-1] == 1)
     if not fits or not math.prod(sizes) or not math.isfinite(1 / scale if scale else np.inf):
         return reference.linear_attention(q, k, v, g, S0, lead=lead, scale=scale, keep=keep, workers=workers)
@@ -42,6 +46,8 @@ def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, wo
         return reference.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **options)
     with q.device:
         common = {"lead": lead, "scale": scale}
+        if isinstance(states, gated_attention.Kept):
+            return gated_attention.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **common)
         turned = None if S0 is None else S0.swapaxes(-1, -2)
         dq = _run(do, v, k, g, turned, mate=q, **common)
         late = None if g is None else _late(g)
@@ -88,20 +94,7 @@ class _Done(NamedTuple):
 
 def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, mate=None) -> _Done:
     """One pass: outputs, final state and, where asked for, `dots` and `sums` (see ``Extras``), over the slices."""
-    q, k, v, mate = (x if x is None or _dense(x) else cupy.ascontiguousarray(x) for x in (q, k, v, mate))
-    S0 = None if S0 is None else cupy.ascontiguousarray(S0)
-    inputs = [(x if x is None else x[..., 0], None if x is None else x.ndim - 2) for x in (q, k, v, g)]
-    inputs.append((None if S0 is None else S0[..., 0, 0], None))
-    struct = operands(
-        lead, q.shape[-2], *inputs, (None if mate is None else mate[..., 0], None if mate is None else mate.ndim - 2)
-    )
-    if struct is None:  # more batch axes than the layout folds
-        q, k, v, g, mate = (
-            None if x is None else cupy.ascontiguousarray(cupy.broadcast_to(x, lead + x.shape[-2:]))
-            for x in (q, k, v, g, mate)
-        )
-        S0 = None if S0 is None else cupy.ascontiguousarray(cupy.broadcast_to(S0, lead + S0.shape[-2:]))
-        return _run(q, k, v, g, S0, lead=lead, scale=scale, head=head, kept=kept, work=work, mate=mate)
+    (q, k, v, g, mate, S0), layout = placed(lead, q.shape[-2], (q, k, v, g, mate, S0), 1)
     rows, length, keys, values = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
     wide, width = -(-keys // 64) * 64, 32 if values <= 32 else 64
     slices, chunks = -(-values // width), -(-length // _STEPS)
@@ -110,10 +103,10 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
     sums = cupy.empty((slices, *lead, length), np.float32) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     extras = np.array([(*pointers, min(length, head or _STEPS))], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
-    flags = {"DECAYS": g is not None, "PACKED": all(map(_packed, (q, k, v))), "KEPT": work, "MATED": mate is not None}
+    flags = {"DECAYS": g is not None, "PACKED": all(map(packed, (q, k, v))), "KEPT": work, "MATED": mate is not None}
     macros = [("KEYS", wide), ("SLICE", width), *((name, int(flag)) for name, flag in flags.items())]
     segment = chunks if chunks <= _WHOLE else _SEGMENT
-    segments, layout = -(-chunks // segment), struct.view(f"V{struct.dtype.itemsize}")
+    segments = -(-chunks // segment)
 
     def launch(name: str, *arguments: Any) -> None:
         code = kernel("linear_attention.cu", name, q.dtype.name, *macros)
@@ -129,16 +122,6 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
         carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values))
     launch("run", q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
     return _Done(o, S, *(None if x is None else x.sum(axis=0) for x in (dots, sums)))
-
-
-def _dense(x: Array) -> bool:
-    """Whether the features of a step are neighbours in memory."""
-    return x.strides[-1] == x.itemsize or x.shape[-1] == 1
-
-
-def _packed(x: Array) -> bool:
-    """Whether every step of `x` begins at a multiple of 16 bytes and holds whole packs of them."""
-    return x.data.ptr % 16 == 0 and x.shape[-1] % 8 == 0 and all(s % 16 == 0 for s in x.strides[:-1])
 
 
 def _shared(keys: int, width: int) -> int:

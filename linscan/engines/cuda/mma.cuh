@@ -34,3 +34,30 @@ template <bool TURNED> __device__ __forceinline__ void load_tiles(u32 (&x)[4], c
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
                  : "r"(at));
 }
+
+// An 8 x 8 tile of pairs, transposed.
+__device__ __forceinline__ u32 transposed(u32 x) {
+  u32 y;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+// 16 bytes to shared memory in the background, zeros if not `present`; here after `arrived`, of all but the LATER last
+// commits, and a barrier.
+__device__ __forceinline__ void copy16(void* to, const void* from, bool present) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<u32>(__cvta_generic_to_shared(to))), "l"(from),
+               "r"(present ? 16 : 0)
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void commit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int LATER> __device__ __forceinline__ void arrived() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+#endif
+}

@@ -62,6 +62,16 @@ def by_terms(run: Callable[..., Any], back: Callable[..., Any]) -> tuple[Callabl
     return delta_rule, delta_rule_pullback
 
 
+def step_by_terms(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The few steps of one token of the delta rule by an engine's `dplr_attention_step`."""
+
+    def delta_rule_step(*given: Any, **options: Any) -> Any:
+        """The output of the last step, and the state after it."""
+        return step(*terms_of(*given), **options)
+
+    return delta_rule_step
+
+
 def _wide(k: Array, w: Any, beta: Array) -> tuple[Array, Any, Array]:
     """k, w and beta in the arithmetic's dtype: products of 16-bit numbers are not rounded before they are used."""
     key, factor = (x.astype(accum_dtype(x.dtype), copy=False) for x in (k, beta))

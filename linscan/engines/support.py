@@ -5,6 +5,8 @@ is a closed-form array expression and needs no engine. "reference" is plain arra
 slow, it also serves the dtypes an engine lacks.
 """
 
+from functools import cache
+
 LETTERS = {
     "e": "float16",
     "E": "bfloat16",
@@ -54,13 +56,18 @@ MODULE: dict[str, str] = {
 
 
 def row_of(function: str) -> str:
-    """The table row an engine's function belongs to: an op's pullback runs wherever the op runs."""
-    return function.removesuffix("_pullback")
+    """The table row an engine's function belongs to: an op's pullback, and its step, run wherever the op runs."""
+    return function.removesuffix("_pullback").removesuffix("_step")
 
 
 def dtypes(op: str, engine: str) -> tuple[str, ...]:
     """The dtype names `engine` runs `op` on; empty if it has no loop for it."""
-    return tuple(LETTERS[c] for c in SUPPORT[op].get(engine, ""))
+    return _names(SUPPORT[op].get(engine, ""))
+
+
+@cache
+def _names(letters: str) -> tuple[str, ...]:
+    return tuple(LETTERS[c] for c in letters)
 
 
 def table() -> str:

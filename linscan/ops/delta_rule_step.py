@@ -2,7 +2,6 @@
 
 from linscan import _arrays
 from linscan._arrays import Array
-from linscan.engines.delta_terms import terms_of
 from linscan.ops import dplr
 from linscan.ops.delta_terms import delta_of
 
@@ -71,4 +70,4 @@ def delta_rule_step(
         _, k, v, w, beta = dplr.lift(xp, q, (k, v, w), beta)
     q, g = dplr.lift(xp, q, (), g)
     p, delta = delta_of(who, (q, k, v, beta, g, S, w), n, False, None)
-    return dplr.step(p, dplr.Terms(*terms_of(*delta)), float(scale))
+    return dplr.step("delta_rule", p, delta, float(scale))

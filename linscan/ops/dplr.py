@@ -63,17 +63,6 @@ def lift(xp: Any, q: Any, vectors: tuple[Any, ...], decay: Any) -> list[Any]:
     return [*lifted, decay]
 
 
-def step(p: Prepared, terms: Terms, scale: float) -> tuple[Array, Array]:
-    """The steps of `terms` one after the other in array operations; the output of the last one, and the state."""
-    xp, (q, k, v, a, b, g, S) = p.xp, terms
-    q, k, v, a = (x.astype(p.state_dtype, copy=False) for x in (q, k, v, a))
-    for t in range(v.shape[-2]):
-        read = (a[..., t, None, :] @ S)[..., 0, :]
-        moved = S if g is None else xp.exp(g[..., t, :])[..., None] * S
-        if b is None:
-            S = moved + k[..., t, :, None] * (v[..., t, :] + read)[..., None, :]
-        else:
-            S = moved + k[..., t, :, None] * v[..., t, None, :]
-            S = S + b.astype(p.state_dtype, copy=False)[..., t, :, None] * read[..., None, :]
-    o = (q[..., -1, None, :] @ S)[..., 0, :]
-    return (scale * o).astype(p.dtype, copy=False), S
+def step(row: str, p: Prepared, given: tuple[Any, ...], scale: float) -> tuple[Array, Array]:
+    """The output of the last of these few steps, and the state after it, by the engine of this row."""
+    return pick(f"{row}_step", p.dtype, given[0])(*given, scale=scale, workers=None)

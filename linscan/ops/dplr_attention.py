@@ -162,7 +162,7 @@ def dplr_attention_step(
     xp, q, k, v, a, b, g, S = _arrays.take("dplr_attention_step", q=q, k=k, v=v, a=a, b=b, g=g, S=S)
     q, k, v, a, b, g = dplr.lift(xp, q, (k, v, a, b), g)
     p, terms = _terms("dplr_attention_step", q, k, v, a, b, g, S, None, False)
-    return dplr.step(p, terms, float(scale))
+    return dplr.step("dplr_attention", p, terms, float(scale))
 
 
 @in_kind

@@ -6,7 +6,8 @@ import numpy as np
 
 from linscan import _arrays
 from linscan._arrays import Array
-from linscan.ops.matrix_state import is_vector, prepare
+from linscan.engines import pick
+from linscan.ops.matrix_state import is_vector, log_decay, prepare
 
 
 def linear_attention_step(
@@ -57,20 +58,13 @@ def linear_attention_step(
     rank = np.ndim(q)
     q, k, v = (x if x.ndim == 0 else x[..., None, :] for x in map(xp.asarray, (q, k, v)))
     g, sign = (_with_time(x, rank) for x in (g, sign))
-    p = prepare("linear_attention_step", q=q, k=k, v=v, S0=S, g=g, sign=sign)
-    compute = p.state_dtype
-    q, k, v = (x[..., 0, :].astype(compute, copy=False) for x in (p.arrays["q"], p.arrays["k"], p.arrays["v"]))
-    new: Any = p.arrays["S0"]
-    for name in ("g", "sign"):
-        x = p.arrays[name]
-        if x is not None:
-            factor = x[..., 0, :] if is_vector(x, p) else x
-            factor = xp.exp(factor) if name == "g" else factor
-            factor = factor[..., None]
-            new = xp.where(factor == 0, compute.type(0), factor * new)
-    new = new + k[..., None] * v[..., None, :]
-    o = xp.matmul(q[..., None, :], new)[..., 0, :]
-    return (o if scale == 1 else scale * o).astype(p.dtype, copy=False), new
+    p = prepare("linear_attention_step", q=q, k=k, v=v, S0=S, g=g, sign=sign, reset=None)
+    state, turn = p.arrays["S0"], p.arrays["sign"]
+    if turn is not None:
+        state = (turn[..., 0, :] if is_vector(turn, p) else turn)[..., None].astype(state.dtype) * state
+    run = pick("linear_attention_step", p.dtype, p.arrays["q"])
+    inputs = (*(p.arrays[name] for name in ("q", "k", "v")), log_decay(p), state)
+    return run(*inputs, lead=p.lead, scale=scale, workers=None)
 
 
 def _with_time(x: Any, rank: int) -> Any:

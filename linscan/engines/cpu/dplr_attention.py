@@ -12,8 +12,9 @@ from linscan._arrays import Array
 from linscan.engines.cpu.dplr_chunk import Chunk
 from linscan.engines.cpu.dplr_kernels import BLOCK, flush
 from linscan.engines.cpu.pool import parallel_for
-from linscan.engines.reference.dplr_steps import steps, steps_pullback
+from linscan.engines.reference.dplr_steps import dplr_attention_step, steps, steps_pullback
 
+__all__ = ["dplr_attention", "dplr_attention_pullback", "dplr_attention_step"]
 _CHUNK = 64
 _GROUP = 1 << 15  # elements of a chunk's largest array: heads side by side keep BLAS busy and stay in the cache
 _GRAIN = 1 << 20  # multiply-adds a thread must get for its hand-over to pay

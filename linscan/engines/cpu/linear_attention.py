@@ -12,8 +12,9 @@ from linscan.engines.cpu.chunks import CHUNK, decay_tables, heads, padded
 from linscan.engines.cpu.linear_attention_back import backward
 from linscan.engines.cpu.linear_attention_forward import forward
 from linscan.engines.cpu.pool import parallel_for
-from linscan.engines.reference.linear_attention import steps, steps_pullback
+from linscan.engines.reference.linear_attention import linear_attention_step, steps, steps_pullback
 
+__all__ = ["linear_attention", "linear_attention_pullback", "linear_attention_step"]
 _GRAIN = 1 << 20  # multiply-adds a thread must get for its hand-over to pay
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from linscan._arrays import Array, host_any, namespace
 from linscan.engines.reference.decayed import decayed, decayed_pullback, unit_inverse
 from linscan.engines.reference.decayed_product import after_here, until_here
-from linscan.engines.reference.dplr_steps import steps, steps_pullback
+from linscan.engines.reference.dplr_steps import dplr_attention_step, steps, steps_pullback
 
+__all__ = ["dplr_attention", "dplr_attention_pullback", "dplr_attention_step"]
 _CHUNK = 64
 
 

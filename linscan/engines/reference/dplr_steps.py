@@ -52,6 +52,19 @@ def steps_pullback(
     return *rows, dS
 
 
+def dplr_attention_step(
+    q: Array, k: Array, v: Array, a: Array, b: Array | None, g: Array | None, S: Array, *, scale: float, workers: Any
+) -> tuple[Array, Array]:
+    """The output (…, V) of the last of these few steps, and the state after it."""
+    xp, dtype = namespace(v), q.dtype
+    q, k, v, a, b = (x if x is None else x.astype(S.dtype, copy=False) for x in (q, k, v, a, b))
+    g = xp.zeros((v.shape[-2], 1), v.real.dtype) if g is None else g
+    for t in range(v.shape[-2]):
+        S, _, _ = _step(xp, k, v, a, b, g, S, t)
+    o = (q[..., -1, None, :] @ S)[..., 0, :]
+    return (scale * o).astype(dtype, copy=False), S
+
+
 def _step(xp: Any, k: Array, v: Array, a: Array, b: Array | None, g: Array, S: Array, t: int) -> tuple[Any, ...]:
     """The new state, the old one without what is forgotten, and what goes along b (along k where there is no b)."""
     before = xp.where(_lost(xp, a, g, t), 0, S)

@@ -69,6 +69,17 @@ def linear_attention_pullback(
     return *grads[:3], None if given is None else grads[3], None if S0 is None else dS
 
 
+def linear_attention_step(
+    q: Array, k: Array, v: Array, g: Array | None, S: Array, *, lead: tuple[int, ...], scale: float, workers: Any
+) -> tuple[Array, Array]:
+    """One step, time being an axis of length 1: the output (…, V), and the state after it."""
+    dtype, compute = q.dtype, accum_dtype(q.dtype)
+    q, k, v = (x.astype(compute, copy=False) for x in (q, k, v))
+    new = (S if g is None else _decayed(g[..., 0, :], S)) + k[..., 0, :, None] * v[..., 0, None, :]
+    o = namespace(q).matmul(q, new)[..., 0, :]
+    return (o if scale == 1 else scale * o).astype(dtype, copy=False), new
+
+
 def _broadcast(q: Array, k: Array, v: Array, g: Array | None, S0: Array | None, lead: tuple[int, ...]) -> list[Array]:
     """Everything with all leading axes, in the arithmetic's dtype; no decay is a decay of zero."""
     xp, compute = namespace(q), accum_dtype(q.dtype)

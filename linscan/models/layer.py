@@ -61,8 +61,9 @@ class Layer:
         raise NotImplementedError
 
     def step(self, params: Params, u: Array, state: State) -> tuple[Array, State]:
-        """One time step."""
-        raise NotImplementedError
+        """One time step: `apply` to one time, where a layer has no shorter way."""
+        y, state = self.apply(params, u[..., None, :], state)
+        return y[..., 0, :], state
 
     def apply(
         self, params: Params, u: Array, state: State = None, *, reset: Array | None = None

@@ -7,7 +7,23 @@ import pytest
 
 import linscan
 from linscan import _trees
-from linscan.models import LRU, S4, S4D, S5, Bidirectional, Block, Hawk, Hyena, Stack
+from linscan.models import (
+    GLA,
+    LRU,
+    RWKV4,
+    S4,
+    S4D,
+    S5,
+    Bidirectional,
+    Block,
+    ChannelMix,
+    DeltaNet,
+    Hawk,
+    Hyena,
+    Mamba,
+    RetNet,
+    Stack,
+)
 from tests.tolerances import assert_close, stable, transformed
 
 D, T = 3, 23
@@ -25,6 +41,19 @@ MODELS = {
     "Hyena of order 3": Hyena(D, T, order=3, features=5, width=8),
     "Hyena with a short window": Hyena(D, 5, width=8),
     "bidirectional S4D": Bidirectional(S4D(D, 4)),
+    "Mamba": Mamba(D, 4),
+    "Mamba with negative eigenvalues": Mamba(D, 3, rank=2, negative=True),
+    "bidirectional Mamba": Bidirectional(Mamba(D, 2)),
+    "RWKV-4": RWKV4(D, 0.3),
+    "RWKV-4's channel mix": ChannelMix(D, 0.5),
+    "GLA": GLA(D, 1, key=4, value=8),
+    "GLA with filters": GLA(D, 2, key=3, value=8, taps=3),
+    "RetNet": RetNet(D, 1, key=8, value=8),
+    "DeltaNet": DeltaNet(D, 1, key=8, value=8),
+    "DeltaNet with negative eigenvalues": DeltaNet(D, 2, key=4, value=8, negative=True, taps=0),
+    "Gated DeltaNet": DeltaNet(D, 2, key=8, value=8, gated=True),
+    "DeltaProduct": DeltaNet(D, 1, key=4, value=8, n_householder=2, negative=True),
+    "Gated DeltaProduct": DeltaNet(D, 2, 8, 8, n_householder=3, gated=True, negative=True),
     "block layer norm": Block(S4D(D, 4)),
     "block rms norm at the end": Block(LRU(D, 3, max_phase=2.0), norm="rms", prenorm=False, gate="half_glu1"),
     "block batch norm": Block(S5(D, 4), norm="batch", gate="half_glu2", activation="gelu_tanh"),

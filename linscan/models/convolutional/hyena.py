@@ -126,8 +126,3 @@ class Hyena(Layer):
             return {name: grads[name] for name in params}, du, first
 
         return (y, None if state is None else finals), pullback
-
-    def step(self, params: Params, u: Array, state: State) -> tuple[Array, State]:
-        """One time of u, (…, D)."""
-        y, state = self.apply(params, u[..., None, :], state)
-        return y[..., 0, :], state

@@ -1,0 +1,45 @@
+"""Mamba's scan with decays from -1 to 1: states that can turn their sign, at the price of an array of all of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from linscan._arrays import Array, namespace
+from linscan.models.layer import recurrence_vjp
+from linscan.ops.activation import activation_vjp
+
+
+def signed_scan_vjp(
+    u: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array,
+    z: Array,
+    dt_bias: Array,
+    h0: Array | None,
+    *,
+    dt_softplus: bool = True,
+    reset: Array | None = None,
+) -> tuple[tuple[Array, Array], Callable[..., tuple[Any, ...]]]:
+    """`linscan.selective_scan_vjp` where ``2 exp(Δ A) - 1`` is the decay; real, not grouped, softplus always."""
+    xp, rows = namespace(u), tuple(range(u.ndim - 1))
+    step, back1 = activation_vjp(dt + dt_bias, "softplus")
+    e = xp.exp(step[..., None] * A)
+    x = step * u
+    (h, final), back2 = recurrence_vjp(2 * e - 1, x[..., None] * B[..., None, :], 0 if h0 is None else h0, reset, 2)
+    s = (h * C[..., None, :]).sum(-1) + D * u
+    gate, back3 = activation_vjp(z, "silu")
+
+    def pullback(dy: Array, dh: Array | None) -> tuple[Any, ...]:
+        # s = C h + D u, h from the decay 2 e - 1, e = exp(Δ A), and from b = Δ u B.
+        ds = dy * gate
+        dC = (ds[..., None] * h).sum(-2)
+        da, db, dh0 = back2(ds[..., None] * C[..., None, :], dh)
+        de = 2 * da * e
+        dB, dx = (db * x[..., None]).sum(-2), (db * B[..., None, :]).sum(-1)
+        ddt = back1((de * A).sum(-1) + dx * u)
+        dA, dD = (de * step[..., None]).sum(rows), (ds * u).sum(rows)
+        return dx * step + ds * D, ddt, dA, dB, dC, dD, back3(dy * s), ddt.sum(rows), dh0
+
+    return (s * gate, final), pullback

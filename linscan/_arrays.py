@@ -49,8 +49,7 @@ def take(who: str, **named: Any) -> tuple[Any, ...]:
         return np, *named.values()
     cupy = sys.modules.get("cupy")
     if cupy is not None and kinds == {cupy.ndarray}:
-        devices = [x.device for x in named.values() if x is not None]
-        if all(d == devices[0] for d in devices):
+        if len({x.data.device_id for x in named.values() if x is not None}) == 1:
             return cupy, *named.values()
     plain = {name: _adopt(who, name, x) for name, x in named.items()}
     host = [n for n, x in plain.items() if isinstance(x, np.ndarray) and not isinstance(named[n], _FOLLOWERS)]
@@ -117,10 +116,15 @@ def dtype_name(dtype: np.dtype) -> str:
     return dtype.name
 
 
+@cache
+def _supported(dtype: np.dtype) -> bool:
+    return dtype.isnative and dtype.name in _FLOATING
+
+
 def result_dtype(who: str, **named: Any) -> np.dtype:
     """Floating result dtype of the named arguments: NEP 50, integers to float64, bfloat16 beside float16 to float32."""
     given = {getattr(x, "dtype", None) for x in named.values() if x is not None}
-    if len(given) == 1 and (only := given.pop()) is not None and only.isnative and dtype_name(only) in _FLOATING:
+    if len(given) == 1 and (only := given.pop()) is not None and _supported(only):
         return only
     strong, weak = [], []
     for name, x in named.items():
@@ -160,6 +164,11 @@ def complex_dtype(dtype: np.dtype) -> np.dtype:
     return dtype if dtype.kind == "c" else np.dtype(f"c{dtype.itemsize * 2}")
 
 
+def cast(xp: ModuleType, x: Any, dtype: np.dtype) -> Array:
+    """`x` as an array of `dtype`; what is one passes by at the price of a look."""
+    return x if isinstance(x, xp.ndarray) and x.dtype is dtype else xp.asarray(x, dtype)
+
+
 def check_axis(who: str, axis: int, ndim: int, name: str = "axis") -> int:
     """`axis` as a non-negative index into `ndim` axes; TypeError for a non-integer, AxisError out of range."""
     try:
@@ -191,8 +200,9 @@ def check_count(who: str, name: str, value: int, least: int = 0) -> int:
 
 def broadcast_shapes(who: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The common shape, or a ValueError that names every argument and its shape."""
-    if len(set(shapes.values())) == 1:
-        return next(iter(shapes.values()))
+    first, *rest = shapes.values()
+    if all([shape == first for shape in rest]):  # noqa: C419, a list is the quicker one
+        return first
     try:
         return np.broadcast_shapes(*shapes.values())
     except ValueError as error:

@@ -21,6 +21,7 @@ class ndarray(NDArrayOperatorsMixin):
     """An array that only its own library may look into."""
 
     device = types.SimpleNamespace(id=0)
+    data = types.SimpleNamespace(device_id=0)
     waits = 0  # how often a value was asked for, which would wait for a GPU
 
     def __init__(self, host: np.ndarray) -> None:

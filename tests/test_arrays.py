@@ -281,6 +281,7 @@ class FakeArray:
     def __init__(self, host, device=0):
         self.host, self.dtype, self.shape = np.asarray(host), np.asarray(host).dtype, np.shape(host)
         self.device = types.SimpleNamespace(id=device)
+        self.data = types.SimpleNamespace(device_id=device)
 
 
 class OnGPU:

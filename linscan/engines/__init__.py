@@ -103,7 +103,7 @@ def pick(function: str, dtype: np.dtype, *arrays: Array) -> Callable[..., Any]:
     """
     op = support.row_of(function)
     forced = _forced.get()
-    on_gpu = any(is_cupy(x) for x in arrays)
+    on_gpu = any(map(is_cupy, arrays))
     if forced is not None:
         _check_forced(op, forced, dtype, on_gpu)
         return _load(forced, function)
@@ -140,7 +140,8 @@ def _load(engine: str, function: str) -> Callable[..., Any]:
 
     @wraps(run)
     def checked(*args: Any, **options: Any) -> Any:
-        check_workers(op, options.get("workers"))
+        if options.get("workers") is not None:
+            check_workers(op, options["workers"])
         return run(*args, **options)
 
     return checked

@@ -91,7 +91,8 @@ def scan(
     array([0.25 , 2.125])
     """
     a, b, h0, reset, axis, dtype = prepare("scan", a, b, h0, reset, axis)
-    _arrays.check_out("scan", out, b.shape, dtype, _arrays.namespace(b))
+    if out is not None:
+        _arrays.check_out("scan", out, b.shape, dtype, _arrays.namespace(b))
     run = pick("scan", dtype, b)
     return run(a, b, h0, axis=axis, reverse=bool(reverse), reset=reset, out=out, workers=workers)
 
@@ -100,10 +101,12 @@ def prepare(who: str, a: Any, b: Any, h0: Any, reset: Any, axis: int) -> tuple[A
     """All arguments as arrays of one dtype, broadcast (without a copy) to the result's shape; axis as an index."""
     xp, a, b, h0, reset = _arrays.take(who, a=a, b=b, h0=h0, reset=reset)
     dtype = _arrays.result_dtype(who, a=a, b=b, h0=h0)
-    a, b = xp.asarray(a, dtype), xp.asarray(b, dtype)
-    shape = _arrays.broadcast_shapes(who, a=a.shape, b=b.shape)
+    a, b = _arrays.cast(xp, a, dtype), _arrays.cast(xp, b, dtype)
+    shape = a.shape
+    if b.shape != shape:
+        shape = _arrays.broadcast_shapes(who, a=shape, b=b.shape)
+        a, b = (x if x.shape == shape else xp.broadcast_to(x, shape) for x in (a, b))
     axis = _arrays.check_axis(who, axis, len(shape))
-    a, b = (x if x.shape == shape else xp.broadcast_to(x, shape) for x in (a, b))
     if h0 is not None:
         h0 = _arrays.broadcast_to(who, "h0", xp.asarray(h0, dtype), shape[:axis] + shape[axis + 1 :])
     if reset is not None:

@@ -67,11 +67,12 @@ def _launch(
             return _launch(out, axis, reverse, pullback, arrays, last)
     places = [None if x is None else (x.strides, x.data.ptr & 15) for x in arrays]
     key = (out.shape, out.dtype, axis, reverse, pullback, device, *places)
-    if key not in _plans:
+    try:
+        plan = _plans[key]
+    except KeyError:
         if len(_plans) > 10_000:
             _plans.clear()
-        _plans[key] = _plan(out, axis, reverse, pullback, arrays)
-    plan = _plans[key]
+        plan = _plans[key] = _plan(out, axis, reverse, pullback, arrays)
     if plan is None:
         return _launch_copies(out, axis, reverse, pullback, arrays, last)
     board = _board(plan.board) if plan.board else None

@@ -1,0 +1,259 @@
+// Recurrences of a matrix state S (rows x columns), step after step, in exact arithmetic; a pass is one of these loops:
+//
+//   S += p x^T                        PRE     (p, and all that is named before a ^T, has an entry per row of S,
+//   y = S^T r, z = S^T s              READS    x and the outputs one per column)
+//   S = e S                           DECAY   by a number, per row or per column
+//   S += w y^T, w (x + y)^T or w x^T  WRITES  FEED: whether what was read is written
+//   o = S^T q                         AFTER
+//
+// linear_attention, delta_rule and dplr_attention are such passes, and so is each of their gradients, with time backwards
+// or with S transposed (recurrent.py lists them). No gradient divides by a decay or takes a state back a step.
+//
+// A block owns a tile of columns of one head for all steps, a thread PER rows of COLUMNS columns in registers. LANES
+// neighbouring lanes share columns and add up what they read by shuffles in a fixed order. Vectors come through shared
+// memory, DEPTH steps at a time, the next ones being on their way; a column's bits depend on the number of rows alone.
+// Every pass moves its vectors once for each tile of columns, outputs once, and no state but the first and the last.
+//
+// Where a decay is zero, what was before is forgotten, NaN and inf included: steps of a tile with such a decay look at
+// each. KEEP: the states after every EVERY steps are written, or multiplied with those that were.
+#ifndef STORAGE  // the launcher's macros, as the tests compile them
+#define STORAGE float
+#define LANES 16
+#define PER 8
+#define COLUMNS 8
+#define WARPS 4
+#define DEPTH 8
+#define PRE 0
+#define READS 1
+#define WRITES 1
+#define AFTER 1
+#define FEED 2
+#define DECAY 1
+#define KEEP 0
+#define PACKED 1
+#endif
+#include "recurrent.cuh"
+
+typedef C State[PER][COLUMNS];
+
+// What a block works on, its arguments apart.
+struct Spot {
+  i64 head, tile;
+  int lane, column, share, writes;  // row lane; first column in the tile; which of the sums are this lane's, if it writes
+};
+
+__device__ __forceinline__ Spot spot(const Problem& p) {
+  Spot x;
+  const i64 tiles = (p.columns + TILE - 1) / TILE;
+  x.head = blockIdx.x / tiles, x.tile = blockIdx.x % tiles;
+  x.lane = threadIdx.x % LANES, x.column = threadIdx.x / LANES * COLUMNS;
+  x.share = 0;
+  int left = LANES;
+#pragma unroll
+  for (int n = COLUMNS / 2; n > 0; n /= 2)
+    if (left > 1) left /= 2, x.share += x.lane & left ? n : 0;
+  x.writes = x.lane % left == 0;
+  return x;
+}
+
+__device__ __forceinline__ int row_of(const Spot& x, int i) { return 4 * (x.lane + i / 4 * LANES) + i % 4; }
+
+// Calls f(row, column, number) for each of this thread's that the state has.
+template <class F> __device__ __forceinline__ void each(State& state, const Problem& p, const Spot& x, F f) {
+#pragma unroll
+  for (int i = 0; i < PER; i++)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+      const i64 row = row_of(x, i), column = x.tile * TILE + x.column + c;
+      if (row < p.rows && column < p.columns) f(row, column, state[i][c]);
+    }
+}
+
+// The sums over lanes of COLUMNS numbers each; afterwards a lane has SHARE of them, which begin at its `share`.
+template <int N, int BY> __device__ __forceinline__ void sum_rows(C (&y)[COLUMNS]) {
+  if constexpr (BY > 0) {
+    if constexpr (N > 1) {
+      const bool upper = threadIdx.x & BY;
+#pragma unroll
+      for (int i = 0; i < N / 2; i++) {
+        const C mine = upper ? y[i + N / 2] : y[i], other = upper ? y[i] : y[i + N / 2];
+        y[i] = add(mine, shuffle_xor(other, BY));
+      }
+    } else {
+      y[0] = add(y[0], shuffle_xor(y[0], BY));
+    }
+    sum_rows<(N > 1 ? N / 2 : 1), BY / 2>(y);
+  }
+}
+template <int N, int BY> __device__ __forceinline__ void all_columns(C (&y)[COLUMNS]) {  // and back: to every lane, all
+  if constexpr (BY > 0 && N > 1) {
+    all_columns<N / 2, BY / 2>(y);
+    const bool upper = threadIdx.x & BY;
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) {
+      const C own = y[i], other = shuffle_xor(own, BY);
+      y[i] = upper ? other : own, y[i + N / 2] = upper ? own : other;
+    }
+  }
+}
+
+__device__ __forceinline__ void put(const Spot& x, const C (&y)[COLUMNS], const Problem& p, C* to, i64 time, C scale) {
+  if (!to || !x.writes) return;
+#pragma unroll
+  for (int i = 0; i < SHARE; i++) {
+    const int column = x.column + x.share + i;
+    if (x.tile * TILE + column < p.columns) to[time + column] = mul(scale, y[i]);
+  }
+}
+
+// Rows or columns with a decay of zero; with LOST, those of them that are not read or written on either.
+template <bool LOST> __device__ __forceinline__ void forget(State& state, const Problem& p, const Spot& x, const Tile& tile, int t) {
+  const C zero = Number<C>::make(0);
+#pragma unroll
+  for (int i = 0; i < PER; i++)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+      const int row = row_of(x, i), column = x.column + c;
+      const R e = tile.decay[t][DECAY == BY_ROW ? row : DECAY == BY_COLUMN ? column : 0];
+      bool gone = e == 0;
+      if (LOST) gone = gone && is_zero(FEED ? tile.row[ERASED][t][row] : tile.column[NCOLUMNS - 1][t][column]);
+      if (gone || row >= p.rows) state[i][c] = zero;
+    }
+}
+
+template <bool CAREFUL>
+__device__ __forceinline__ void step(State& state, const Problem& p, const Spot& x, const Tile& tile, int t, C* const (&out)[3],
+                                     i64 s) {
+  C column[NCOLUMNS][COLUMNS], y[READS + 1][COLUMNS];
+  R e[COLUMNS];
+#pragma unroll
+  for (int n = 0; n < NCOLUMNS; n++) take<COLUMNS>(column[n], &tile.column[n][t][x.column]);
+  if (DECAY == BY_COLUMN) take<COLUMNS>(e, &tile.decay[t][DECAY == BY_COLUMN ? x.column : 0]);
+  if (DECAY == BY_STEP) e[0] = tile.decay[t][0];
+#pragma unroll
+  for (int n = 0; n <= READS; n++)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) y[n][c] = Number<C>::make(0);
+  if (CAREFUL && DECAY && FEED && !PRE) forget<true>(state, p, x, tile, t);
+#pragma unroll
+  for (int half = 0; half < (FEED || CAREFUL ? 2 : 1); half++) {
+    const bool early = half == 0, late = half == 1 || !(FEED || CAREFUL);
+    if (half == 1) {
+      if (FEED) {
+        sum_rows<COLUMNS, LANES / 2>(y[0]);
+        if (FEED == SUM) {
+#pragma unroll
+          for (int i = 0; i < SHARE; i++) y[0][i] = add(tile.column[PRE][t][x.column + x.share + i], y[0][i]);
+        }
+        put(x, y[0], p, out[0], s * p.out[0].time, Number<C>::make(1));
+        all_columns<COLUMNS, LANES / 2>(y[0]);
+      }
+      if (CAREFUL && DECAY) forget<false>(state, p, x, tile, t);
+    }
+#pragma unroll
+    for (int j = 0; j < PER; j += 4) {
+      C row[NROWS][4];
+      R by_row[4];
+      const int first = row_of(x, j);
+#pragma unroll
+      for (int n = 0; n < NROWS; n++)
+        if (n < PRE + READS ? early : late) take<4>(row[n], &tile.row[n][t][first]);
+      if (DECAY == BY_ROW && (CAREFUL ? late : early)) take<4>(by_row, &tile.decay[t][DECAY == BY_ROW ? first : 0]);
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+          C& number = state[j + i][c];
+          if (early) {
+            if (PRE) number = mul_add(row[0][i], column[0][c], number);
+#pragma unroll
+            for (int n = 0; n < READS; n++) y[n][c] = mul_add(row[PRE + n][i], number, y[n][c]);
+          }
+          if (DECAY && (CAREFUL ? late : early))
+            number = mul(DECAY == BY_ROW ? by_row[i] : DECAY == BY_COLUMN ? e[c] : e[0], number);
+          if (late) {
+#pragma unroll
+            for (int n = 0; n < WRITES; n++) {
+              const C written = FEED && n == 0 ? y[0][c] : column[PRE + n - (FEED == READ)][c];
+              number = mul_add(row[PRE + READS + n][i], written, number);
+            }
+            if (AFTER) y[READS][c] = mul_add(row[NROWS - 1][i], number, y[READS][c]);
+          }
+        }
+    }
+  }
+  if (CAREFUL && DECAY && PRE && WRITES) forget<true>(state, p, x, tile, t);
+#pragma unroll
+  for (int n = FEED ? 1 : 0; n < READS + AFTER; n++) {
+    sum_rows<COLUMNS, LANES / 2>(y[n]);
+    put(x, y[n], p, out[n], s * p.out[n].time, Number<C>::make(n < READS ? 1.0 : p.scale));
+  }
+}
+
+// The states after each EVERY steps of the scan this one is the pullback of: written there, multiplied with these here.
+__device__ __forceinline__ void keep(State& state, const Problem& p, const Spot& x, i64 t) {
+  const i64 chunk = t / EVERY;
+  C* const kept = p.kept + (x.head * p.chunks + chunk) * p.rows * p.columns;
+  if (KEEP == WRITE) {
+    each(state, p, x, [=](i64 row, i64 column, C& number) { kept[row * p.columns + column] = number; });
+    return;
+  }
+  R sum[PER];
+#pragma unroll
+  for (int i = 0; i < PER; i++) {
+    sum[i] = 0;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+      const i64 row = row_of(x, i), column = x.tile * TILE + x.column + c;
+      if (row < p.rows && column < p.columns) sum[i] += real_of_product(kept[row * p.columns + column], state[i][c]);
+    }
+#pragma unroll
+    for (int by = LANES; by < 32; by *= 2) sum[i] += shuffle_xor(sum[i], by);
+  }
+  const i64 part = x.tile * WARPS + threadIdx.x / 32;
+  if (threadIdx.x % 32 < LANES) {
+#pragma unroll
+    for (int i = 0; i < PER; i++)
+      if (row_of(x, i) < p.rows) p.dots[((part * p.heads + x.head) * p.chunks + chunk) * p.rows + row_of(x, i)] = sum[i];
+  }
+}
+__device__ __forceinline__ bool keeps(const Problem& p, i64 t) { return (t + 1) % EVERY == 0 || t == p.length - 1; }
+
+extern "C" __global__ void __launch_bounds__(THREADS) run(const __grid_constant__ Problem p) {
+  __shared__ Tile tiles[2];
+  const Spot x = spot(p);
+  State state;
+#pragma unroll
+  for (int i = 0; i < PER; i++)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) state[i][c] = Number<C>::make(0);
+  if (p.first.at) {
+    const C* const first = locate<C>(p.first, p, x.head);
+    each(state, p, x, [=](i64 row, i64 column, C& number) { number = first[row * p.first_row + column * p.first_column]; });
+  }
+  C* out[3];
+#pragma unroll
+  for (int n = 0; n < 3; n++) out[n] = p.out[n].at ? locate<C>(p.out[n], p, x.head) + x.tile * TILE : nullptr;
+  Stage stage(p, x.head, x.tile * TILE);
+  stage.fetch(p, 0);
+  int careful = __syncthreads_or(stage.store(tiles[0], p, 0)), now = 0;
+#pragma unroll 1
+  for (i64 s = 0; s < p.length; s += DEPTH) {
+    const bool more = s + DEPTH < p.length;
+    const int count = more ? DEPTH : static_cast<int>(p.length - s);
+    if (more) stage.fetch(p, s + DEPTH);
+#pragma unroll 1
+    for (int t = 0; t < count; t++) {
+      if (KEEP == MULTIPLY && keeps(p, p.length - 1 - s - t)) keep(state, p, x, p.length - 1 - s - t);
+      if (careful)
+        step<true>(state, p, x, tiles[now], t, out, s + t);
+      else
+        step<false>(state, p, x, tiles[now], t, out, s + t);
+      if (KEEP == WRITE && keeps(p, s + t)) keep(state, p, x, s + t);
+    }
+    now ^= 1;
+    careful = __syncthreads_or(more ? stage.store(tiles[now], p, s + DEPTH) : 0);
+  }
+  if (p.last)
+    each(state, p, x, [=](i64 row, i64 column, C& number) { p.last[(x.head * p.rows + row) * p.columns + column] = number; });
+}

@@ -8,21 +8,28 @@ import pytest
 import linscan
 from linscan import _trees
 from linscan.models import (
+    GILRLSTM,
     GLA,
     LRU,
+    MEGA,
+    MLSTM,
     RWKV4,
     S4,
     S4D,
     S5,
+    SLSTM,
     Bidirectional,
     Block,
     ChannelMix,
     DeltaNet,
+    FeedForward,
     Hawk,
     Hyena,
     Mamba,
     RetNet,
     Stack,
+    griffin,
+    xlstm,
 )
 from tests.tolerances import assert_close, stable, transformed
 
@@ -54,6 +61,14 @@ MODELS = {
     "Gated DeltaNet": DeltaNet(D, 2, key=8, value=8, gated=True),
     "DeltaProduct": DeltaNet(D, 1, key=4, value=8, n_householder=2, negative=True),
     "Gated DeltaProduct": DeltaNet(D, 2, 8, 8, n_householder=3, gated=True, negative=True),
+    "GILR-LSTM": GILRLSTM(D),
+    "MEGA": Stack((Block(MEGA(8, 5, 3, 4), norm="none", activation="identity", gate="none"),), D, 2),
+    "mLSTM": MLSTM(D, 1, block=3),
+    "mLSTM with a sigmoid gate": MLSTM(D, 1, "sigmoid", block=3),
+    "sLSTM": SLSTM(D, 1),
+    "xLSTM without mLSTM": Stack(xlstm(8, heads=1, pattern="s"), D, 2),
+    "Griffin without Hawk": Stack(griffin(8, heads=2, window=5, pattern="a"), D, 2),
+    "feed-forward layer": FeedForward(D, 5, "silu", gated=False),
     "block layer norm": Block(S4D(D, 4)),
     "block rms norm at the end": Block(LRU(D, 3, max_phase=2.0), norm="rms", prenorm=False, gate="half_glu1"),
     "block batch norm": Block(S5(D, 4), norm="batch", gate="half_glu2", activation="gelu_tanh"),

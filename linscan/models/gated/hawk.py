@@ -19,6 +19,7 @@ import numpy as np
 
 from linscan import scan_step, short_conv_step, short_conv_vjp
 from linscan._arrays import Array, cotangent, namespace
+from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import lecun_normal
 from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, recurrence_vjp, typed
 from linscan.ops.activation import activation, activation_vjp, sigmoid, softplus, softplus_inverse
@@ -110,8 +111,8 @@ class Hawk(Layer):
     def _gates_vjp(self, params: Params, x: Array) -> tuple[tuple[Array, Array], Callable[[Array, Array], Any]]:
         """The recurrence's a and b, and the pullback to x and the gates' parameters."""
         xp, rate = namespace(x), -_POWER * softplus(params["rho"])
-        zi, back_i = heads_vjp(x, *affine(params["G_x"]))
-        zr, back_r = heads_vjp(x, *affine(params["G_a"]))
+        zi, back_i = block_diagonal_vjp(x, *affine(params["G_x"]))
+        zr, back_r = block_diagonal_vjp(x, *affine(params["G_a"]))
         i, r = sigmoid(zi), sigmoid(zr)
         log_a = rate * r
         a, size = xp.exp(log_a), xp.sqrt(-xp.expm1(2 * log_a))
@@ -134,16 +135,3 @@ class Hawk(Layer):
         h = scan_step(*self._gates_vjp(params, x)[0], before["h"])
         gate = activation(dense(u, *affine(params["W_y"])), "gelu")
         return dense(gate * h, *affine(params["W_o"])), {"conv": conv, "h": h}
-
-
-def heads_vjp(x: Array, w: Array, b: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array, Array]]]:
-    """Product with a block-diagonal matrix of blocks `w`, (H, K, K), on channels (…, H K), and its pullback."""
-    rows = x.reshape(-1, *w.shape[:2]).swapaxes(0, 1)  # (H, rows, K)
-    y = (rows @ w).swapaxes(0, 1).reshape(x.shape) + b
-
-    def pullback(dy: Array) -> tuple[Array, Array, Array]:
-        g = dy.reshape(-1, *w.shape[:2]).swapaxes(0, 1)
-        dx = (g @ w.swapaxes(1, 2)).swapaxes(0, 1).reshape(x.shape)
-        return dx, rows.swapaxes(1, 2) @ g, dy.reshape(-1, len(b)).sum(0)
-
-    return y, pullback

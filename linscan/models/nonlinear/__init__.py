@@ -1,0 +1,1 @@
+"""Models whose states feed back through nonlinear functions."""

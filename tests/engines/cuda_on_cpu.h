@@ -68,6 +68,7 @@ inline int __any_sync(unsigned all, int vote) {
 }
 inline int __all_sync(unsigned all, int vote) { return !__any_sync(all, !vote); }
 
+inline float __fdividef(float x, float y) { return x / y; }
 inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
 inline double __fma_rn(double x, double y, double z) { return std::fma(x, y, z); }
 inline unsigned __ballot_sync(unsigned all, int vote) {

@@ -5,7 +5,7 @@
 // each again from its true start. Whether a row is cut follows from its length alone, and so do its bits.
 //
 // Bytes moved: u, dt, z, y once (twice but for y and z if cut); B and C once for every block of channels.
-// The exponentials, T D N of them, are what takes the time: a multiprocessor makes 16 of them in a cycle.
+// The exponentials, T D N of them, are the floor: a multiprocessor makes 16 of them in a cycle.
 // Limits: 32 PER states of a channel, below 2^31 blocks.
 #ifndef STORAGE  // the launcher's macros, as the tests compile them
 #define STORAGE float
@@ -27,42 +27,58 @@
 
 constexpr int STEPS = 8;
 
-struct Inputs {
-  SR dt[STEPS], z[STEPS];
-  ::C drive[STEPS];  // u, or dy
-  u32 fresh;
-  Vectors<STEPS> B, C;
+// STEPS steps as the states need them.
+struct alignas(16) Tile {
+  C B[STEPS][WIDE], C_[STEPS][WIDE], drive[STEPS][CHANNELS];
+  R delta[STEPS][CHANNELS], gate[GATED ? STEPS : 1][CHANNELS];
+  bool fresh[STEPS];
 };
 
-// With PULL it is the pullback's flow that runs, backwards in time and driven by g = dy silu(z).
-template <bool PULL, bool OUT>
-__device__ __forceinline__ void fetch(Inputs& in, const Problem& p, const Spot& x, i64 done) {
-  const i64 first = PULL ? x.hi - 1 - done : x.lo + done, left = x.hi - x.lo - done;
-  const SR *dt = row_of<SR>(p.dt, x.row, x.channel), *z = row_of<SR>(p.z, x.row, x.channel);
-  const u8* reset = row_of<u8>(p.reset, x.row, 0);
-  in.fresh = 0;
+// The next tile on its way from memory. With PULL it is the pullback's flow that runs, backwards in time and driven by
+// dy silu(z).
+template <bool PULL, bool OUT> struct Feed {
+  static constexpr int ITEMS = (STEPS + LANES - 1) / LANES;
+  typedef Drive<PULL && REAL> D;
+  Word<SR> dt[ITEMS], z[ITEMS];
+  Word<typename D::type> drive[ITEMS];
+  Vectors<STEPS> B, C_;
+  bool fresh;
+
+  __device__ __forceinline__ void fetch(const Problem& p, const Spot& x, i64 done) {
+    const i64 first = PULL ? x.hi - 1 - done : x.lo + done, left = x.hi - x.lo - done;
+    const Sequence& from = PULL ? p.dy : p.u;
+    const SR *step = row_of<SR>(p.dt, x.row, x.item), *gate = row_of<SR>(p.z, x.row, x.item);
+    const typename D::type* driven = row_of<typename D::type>(from, x.row, x.item);
 #pragma unroll
-  for (int s = 0; s < STEPS; s++) {
-    if (s >= left) break;
-    const i64 t = PULL ? first - s : first + s;
-    in.dt[s] = dt[t * p.dt.time];
-    in.drive[s] = PULL ? cotangent(p, x.row, x.channel, t) : widen(row_of<S>(p.u, x.row, x.channel)[t * p.u.time]);
-    if (GATED && (PULL || OUT)) in.z[s] = z[t * p.z.time];
-    if (RESETS && reset[t * p.reset.time]) in.fresh |= 1u << s;
+    for (int j = 0; j < ITEMS; j++) {
+      const int s = x.step + j * LANES;
+      if (s >= left || s >= STEPS) break;
+      const i64 t = PULL ? first - s : first + s;
+      dt[j].fetch(step + t * p.dt.time), drive[j].fetch(driven + t * from.time);
+      if (GATED && (PULL || OUT)) z[j].fetch(gate + t * p.z.time);
+    }
+    if (RESETS && threadIdx.x < STEPS && threadIdx.x < left)
+      fresh = row_of<u8>(p.reset, x.row, 0)[(PULL ? first - threadIdx.x : first + threadIdx.x) * p.reset.time];
+    if (PULL || OUT) C_.fetch(p.C, x, first, left, PULL);
+    if (!PULL) B.fetch(p.B, x, first, left, false);
   }
-  if (PULL || OUT) in.C.fetch(p.C, p, x, first, left, PULL);
-  if (!PULL) in.B.fetch(p.B, p, x, first, left, false);
-}
 
-struct Shared {
-  C B[2][STEPS][WIDE], C_[2][STEPS][WIDE];
+  __device__ __forceinline__ void settle(Tile& tile, const Spot& x, R bias, i64 left) const {
+#pragma unroll
+    for (int j = 0; j < ITEMS; j++) {
+      const int s = x.step + j * LANES;
+      if (s >= left || s >= STEPS) break;
+      tile.delta[s][x.seat] = step_size(dt[j].number(), bias);
+      const ::C driven = D::wide(drive[j].number());
+      const R gate = GATED && (PULL || OUT) ? silu(widen(z[j].number())) : R(0);
+      tile.drive[s][x.seat] = PULL && GATED ? mul(gate, driven) : driven;
+      if (GATED && !PULL) tile.gate[s][x.seat] = gate;
+    }
+    if (RESETS && threadIdx.x < STEPS) tile.fresh[threadIdx.x] = fresh;
+    if (PULL || OUT) C_.settle(tile.C_);
+    if (!PULL) B.settle(tile.B);
+  }
 };
-
-template <bool PULL, bool OUT>
-__device__ __forceinline__ void settle(const Inputs& in, Shared& shared, int buffer) {
-  if (PULL || OUT) in.C.settle(shared.C_[buffer]);
-  if (!PULL) in.B.settle(shared.B[buffer]);
-}
 
 struct Results {
   void* y;
@@ -93,30 +109,30 @@ __device__ __forceinline__ void put_output(void* y, i64 index, C s) {
 // A chunk on its way: the states, and what of its past the carry has to know.
 struct Walker {
   C h[PER], A[PER], skip;
-  R bias, sum;
+  R sum;
   bool cut;
 };
 
 template <bool PULL, bool OUT, bool FULL>
-__device__ __forceinline__ void steps(Walker& w, const Inputs& in, int count, const C (&B)[STEPS][WIDE], const C (&C_)[STEPS][WIDE],
-                                      const Problem& p, const Spot& x, i64 first, const Results& out) {
+__device__ __forceinline__ void steps(Walker& w, const Tile& tile, int count, const Problem& p, const Spot& x, i64 first, const Results& out) {
+  i64 index = (x.row * p.length + first) * p.channels + x.channel;
 #pragma unroll
-  for (int s = 0; s < STEPS; s++) {
+  for (int s = 0; s < STEPS; s++, index += p.channels) {
     if (!FULL && s >= count) break;
-    const R delta = step_size(in.dt[s], w.bias), z = GATED && (PULL || OUT) ? widen(in.z[s]) : R(0);
-    const bool fresh = RESETS && (in.fresh >> s & 1u);
-    const C u = in.drive[s];
-    w.sum += delta, w.cut = w.cut || fresh;
-    if (PULL) advance<true>(w.h, w.A, C_[s] + x.state, delta, GATED ? mul(z * sigmoid(z), u) : u, fresh);
-    else advance<false>(w.h, w.A, B[s] + x.state, delta, mul(delta, u), fresh);
-    if (!OUT) continue;
+    const R delta = tile.delta[s][x.slot];
+    const C drive = tile.drive[s][x.slot];
+    const bool fresh = RESETS && tile.fresh[s];
+    advance<PULL>(w.h, w.A, (PULL ? tile.C_[s] : tile.B[s]) + x.state, delta, PULL ? drive : mul(delta, drive), fresh);
+    if (!OUT) {
+      w.sum += delta, w.cut = w.cut || fresh;
+      continue;
+    }
     C total = Number<C>::make(0);
 #pragma unroll
     for (int i = 0; i < PER; i++)
-      if (live(x, i)) total = mul_add(C_[s][x.state + i], w.h[i], total);
-    total = mul_add(w.skip, u, sum_lanes(total));
-    if (GATED) total = mul(z * sigmoid(z), total);
-    const i64 index = (x.row * p.length + first + s) * p.channels + x.channel;
+      if (live(x, i)) total = mul_add(tile.C_[s][x.state + i], w.h[i], total);
+    total = mul_add(w.skip, drive, sum_lanes(total));
+    if (GATED) total = mul(tile.gate[s][x.slot], total);
     if (x.mine && x.state == 0) put_output(out.y, index, total);
     if (KEEP == ALL_STATES) give(out.kept + index * STATES, w.h, p, x);
   }
@@ -124,30 +140,26 @@ __device__ __forceinline__ void steps(Walker& w, const Inputs& in, int count, co
 
 // Through the chunk, what comes next being read while this is computed.
 template <bool PULL, bool OUT>
-__device__ __forceinline__ void through(Walker& w, const Problem& p, const Spot& x, const Results& out, Shared& shared) {
+__device__ __forceinline__ void through(Walker& w, const Problem& p, const Spot& x, const Results& out, Tile (&tiles)[2]) {
   take_eigenvalues(w.A, p, x);
-  w.bias = p.bias ? reinterpret_cast<const R*>(p.bias)[x.channel] : R(0);
   w.skip = OUT && p.D ? reinterpret_cast<const C*>(p.D)[x.channel] : Number<C>::make(0);
   w.sum = 0, w.cut = false;
+  const R bias = p.bias ? reinterpret_cast<const R*>(p.bias)[x.item] : R(0);
   const i64 length = x.hi - x.lo, kept = (p.length + EVERY - 1) / EVERY;
-  Inputs now, next;
-  fetch<PULL, OUT>(now, p, x, 0);
-  settle<PULL, OUT>(now, shared, 0);
+  Feed<PULL, OUT> feed;
+  feed.fetch(p, x, 0);
+  feed.settle(tiles[0], x, bias, length);
   __syncthreads();
 #pragma unroll 1
   for (i64 done = 0; done < length; done += STEPS) {
     const int buffer = static_cast<int>(done / STEPS) & 1;
-    const bool full = length - done >= STEPS;
-    const i64 first = x.lo + done;
-    if (done + STEPS < length) fetch<PULL, OUT>(next, p, x, done + STEPS);
+    const i64 first = x.lo + done, left = length - done;
+    if (left > STEPS) feed.fetch(p, x, done + STEPS);
     if (OUT && KEEP == SOME && first % EVERY == 0)
       give(out.kept + ((x.row * kept + first / EVERY) * p.channels + x.channel) * STATES, w.h, p, x);
-    if (full) steps<PULL, OUT, true>(w, now, STEPS, shared.B[buffer], shared.C_[buffer], p, x, first, out);
-    else steps<PULL, OUT, false>(w, now, static_cast<int>(length - done), shared.B[buffer], shared.C_[buffer], p, x, first, out);
-    if (done + STEPS < length) {
-      settle<PULL, OUT>(next, shared, buffer ^ 1);
-      now = next;
-    }
+    if (left >= STEPS) steps<PULL, OUT, true>(w, tiles[buffer], STEPS, p, x, first, out);
+    else steps<PULL, OUT, false>(w, tiles[buffer], static_cast<int>(left), p, x, first, out);
+    if (left > STEPS) feed.settle(tiles[buffer ^ 1], x, bias, left - STEPS);
     __syncthreads();
   }
 }
@@ -155,7 +167,7 @@ __device__ __forceinline__ void through(Walker& w, const Problem& p, const Spot&
 // What a chunk leaves that began with zero, the sum of its step sizes, and whether it forgot what came before.
 extern "C" __global__ void __launch_bounds__(THREADS)
 reduce(const __grid_constant__ Problem p, C* ends, R* sums, u8* cuts) {
-  __shared__ Shared shared;
+  __shared__ Tile shared[2];
   const Spot x = spot(p, blockIdx.x);
   Walker w;
 #pragma unroll
@@ -182,7 +194,7 @@ __device__ __noinline__ C walk(const Problem& p, i64 row, i64 chunk, i64 channel
     if (BACKWARD) {
       const C dy = cotangent(p, row, channel, t);
       const R z = GATED ? widen(row_of<SR>(p.z, row, channel)[t * p.z.time]) : R(0);
-      const C next = mul(conj(a), add(h, mul(conj(v), GATED ? mul(z * sigmoid(z), dy) : dy)));
+      const C next = mul(conj(a), add(h, mul(conj(v), GATED ? mul(silu(z), dy) : dy)));
       h = fresh ? Number<C>::make(0) : next;
     } else {
       const C input = mul(mul(delta, widen(row_of<S>(p.u, row, channel)[t * p.u.time])), v);
@@ -215,7 +227,7 @@ extern "C" __global__ void carry(const __grid_constant__ Problem p, C* ends, con
 // `starts` is what enters each chunk; without it a row is one chunk that starts with h0.
 extern "C" __global__ void __launch_bounds__(THREADS)
 run(const __grid_constant__ Problem p, const C* starts, void* y, C* kept, C* last) {
-  __shared__ Shared shared;
+  __shared__ Tile shared[2];
   const Spot x = spot(p, blockIdx.x);
   Walker w;
 #pragma unroll

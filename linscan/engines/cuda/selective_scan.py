@@ -3,6 +3,7 @@
 What a result's bits depend on follows from the length and the number of states alone, never from the other rows.
 """
 
+from functools import cache
 from typing import Any
 
 import cupy
@@ -13,12 +14,11 @@ from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.cuda.capture import held
 from linscan.engines.reference import selective_scan as reference
 
-_EVERY = 32  # steps between the states the pullback wants
 _WHOLE = 8192  # steps of the longest row that is not cut
 _CHUNK = 2048  # steps of a chunk of a longer one
 _SHARED = 48 << 10  # bytes of shared memory every card gives a block
-_PER = {False: 8, True: 4}  # states in a lane at first, in the scan and in its pullback
-_SUB = 4  # steps the pullback holds in shared memory
+_STEPS = 8  # steps the scan holds in shared memory, twice
+_SUB = 4  # steps whose decays and states the pullback holds in registers
 _OPERANDS = ("u", "dt", "z", "B", "C", "dy", "reset")
 _SEQUENCE = np.dtype([("at", "u8"), ("row", "i8"), ("time", "i8"), ("channel", "i8"), ("state", "i8")])
 _PROBLEM = np.dtype(
@@ -40,7 +40,7 @@ def selective_scan(u, dt, A, B, C, D, z, dt_bias, h0, *, keep, dt_softplus, reve
     with u.device:
         y = cupy.empty(u.shape, real_dtype(u.dtype) if real else u.dtype)
         last = cupy.empty((rows, channels, states), A.dtype)
-        records = {"all": length, "some": -(-length // _EVERY)}.get(keep)
+        records = {"all": length, "some": -(-length // dict(macros)["EVERY"])}.get(keep)
         kept = None if records is None else cupy.empty((rows, records, channels, states), A.dtype)
         p, alive = _problem(u, dt, A, B, C, D, z, dt_bias, h0, reset, None, reverse)
         starts = _chunk_states(p, u.dtype, A.dtype, macros, alive.get("h0"))
@@ -96,29 +96,40 @@ def _forwards(x: Array | None, reverse: bool) -> Array | None:
 
 def _macros(u, A, z, reset, dt_softplus, real, keep, *, backward: bool) -> tuple[tuple[str, int], ...] | None:
     """The variant to compile; None for more states than a warp holds or more than fit in shared memory."""
-    states, size = A.shape[1], A.dtype.itemsize
-    if not states:
+    states = A.shape[1]
+    ours, back = (_sizes(states, A.dtype, way) for way in (backward, True))
+    if ours is None or back is None:
         return None
-    per = min(_PER[backward], 1 << (states - 1).bit_length())
-    while 32 * per < states:
-        per *= 2
-    lanes = 1 << (-(-states // per) - 1).bit_length()
-    threads = 128
-    while threads > 32 and _shared(threads, lanes * per, per, size, backward) > _SHARED:
-        threads //= 2
-    if _shared(threads, lanes * per, per, size, backward) > _SHARED:
-        return None
-    names = {"STATES": states, "PER": per, "LANES": lanes, "THREADS": threads, "EVERY": _EVERY, "SOFTPLUS": dt_softplus}
+    names = {"STATES": states, "EVERY": back["EVERY"], "SOFTPLUS": dt_softplus}
+    names |= {name: ours[name] for name in ("PER", "LANES", "THREADS")}
     names |= {"GATED": z is not None, "RESETS": reset is not None, "REAL": real, "BACKWARD": backward}
     names |= {"SOME": 1, "ALL_STATES": 2, "KEEP": {"last": 0, "some": 1, "all": 2}[keep]}
     return tuple((name, int(value)) for name, value in names.items())
 
 
-def _shared(threads: int, wide: int, per: int, size: int, backward: bool) -> int:
+@cache
+def _sizes(states: int, compute: np.dtype, backward: bool) -> dict[str, int] | None:
+    """States in a lane, lanes to a channel, threads of a block and, of the pullback, the steps between kept states."""
+    if not states:
+        return None
+    per = min(max(1, 16 // compute.itemsize) if backward else 8, 1 << (states - 1).bit_length())
+    while 32 * per < states:
+        per *= 2
+    lanes = 1 << (-(-states // per) - 1).bit_length()
+    for every in (32, 16, 8):
+        for threads in (128, 64, 32):
+            if _shared(threads, lanes, per, every, compute, backward) <= _SHARED:
+                return {"PER": per, "LANES": lanes, "THREADS": threads, "EVERY": every}
+    return None
+
+
+def _shared(threads: int, lanes: int, per: int, every: int, compute: np.dtype, backward: bool) -> int:
+    """Bytes of shared memory, as the kernels declare it."""
+    size, real, wide, channels = compute.itemsize, real_dtype(compute).itemsize, lanes * per, threads // lanes
+    step = (2 * wide + (2 if backward else 1) * channels) * size + 2 * channels * real + 1
     if not backward:
-        return 4 * 8 * wide * size
-    held = (_EVERY // _SUB + 2 * _SUB) * per * threads
-    return (held + 2 * _SUB * wide + threads // 32 * _SUB * 2 * wide) * size
+        return 2 * (_STEPS * step + 16)
+    return every * step + (every // _SUB * per * threads + threads // 32 * _SUB * 2 * wide) * size + 16
 
 
 def _problem(u, dt, A, B, C, D, z, dt_bias, h0, reset, dy, reverse) -> tuple[np.ndarray, dict[str, Any]]:

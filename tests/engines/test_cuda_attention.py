@@ -15,9 +15,13 @@ cupy = pytest.importorskip("cupy")
 NAMES = ("q", "k", "v", "g", "S0")
 
 
-def problem(rng, dtype, length, keys, values, lead=(2,), decay=0.1):
+KINDS = ["a step", "a channel"]  # what has a decay of its own
+
+
+def problem(rng, dtype, length, keys, values, lead=(2,), decay=0.1, kind="a step"):
     q, k = (random(rng, (*lead, length, keys), dtype) for _ in range(2))
-    g = -rng.uniform(0, 2 * decay, (*lead, length)).astype("float32")
+    g = -rng.uniform(0, 2 * decay, (*lead, length, keys)).astype("float32")
+    g = g[..., 0] if kind == "a step" else g
     return q, k, random(rng, (*lead, length, values), dtype), g, random(rng, (*lead, keys, values), "float32")
 
 
@@ -42,21 +46,32 @@ def check(args, dtype, **options):
             assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * eps(dtype), f"gradient of {name}")
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 128, 200])
-def test_tails_of_every_tile(rng, dtype, length):
-    check(problem(rng, dtype, length, 64, 64), dtype)
+@pytest.mark.parametrize("length", [1, 15, 17, 63, 64, 65, 128, 200])
+def test_tails_of_every_tile(rng, dtype, length, kind):
+    check(problem(rng, dtype, length, 64, 64, kind=kind), dtype)
 
 
-@pytest.mark.parametrize("keys", [1, 16, 33, 64, 80, 128, 200, 256])
-@pytest.mark.parametrize("values", [1, 7, 32, 64, 65, 128])
-def test_any_width(rng, keys, values):
-    check(problem(rng, "bfloat16", 70, keys, values, lead=()), "bfloat16", scale=keys**-0.5)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("keys", "values"), [(1, 1), (16, 7), (33, 64), (80, 65), (128, 128), (128, 16), (200, 32), (256, 256), (64, 136)]
+)
+def test_any_width(rng, keys, values, kind):
+    check(problem(rng, "bfloat16", 70, keys, values, lead=(), kind=kind), "bfloat16", scale=keys**-0.5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("decay", [1e-3, 0.1, 1.0, 30.0])
-def test_weak_and_strong_decays(rng, decay):
-    check(problem(rng, "bfloat16", 300, 64, 64, decay=decay), "bfloat16")
+def test_weak_and_strong_decays(rng, decay, kind):
+    check(problem(rng, "bfloat16", 300, 64, 64, decay=decay, kind=kind), "bfloat16")
+
+
+def test_channels_that_forget(rng):
+    q, k, v, g, S0 = problem(rng, "bfloat16", 200, 64, 64, kind="a channel")
+    g[rng.random(g.shape) < 0.05] = -np.inf
+    g[:, [0, 40, 64, 127]] = -np.inf
+    check((q, k, v, g, S0), "bfloat16")
 
 
 def test_options(rng):
@@ -64,23 +79,28 @@ def test_options(rng):
     reset = rng.random((2, 3, 150)) < 0.05
     check((q, k, v, None, None), "bfloat16")
     check((q, k[:, :1], v, g[:1], S0[:, :1]), "bfloat16", reverse=True)
-    for with_reset in (reset, None):
-        o, _ = linscan.linear_attention(*on_gpu(q, k, v, g), reset=None if with_reset is None else cupy.asarray(reset))
+    by_channel = -rng.uniform(0, 0.2, (1, 3, 150, 24)).astype("float32")
+    check((q, k[:, :1], v, by_channel, S0[:, :1]), "bfloat16", reverse=True)
+    for decays in (g, by_channel, None):
+        o, _ = linscan.linear_attention(*on_gpu(q, k, v, decays), reset=cupy.asarray(reset))
         with linscan.use_engine("reference"):
-            want, _ = linscan.linear_attention(*map(oracles.wide, (q, k, v, g)), reset=with_reset)
+            wide = [None if x is None else oracles.wide(x) for x in (q, k, v, decays)]
+            want, _ = linscan.linear_attention(*wide, reset=reset)
         assert_close(cupy.asnumpy(o), want, 4 * eps("bfloat16"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [8192, 8193, 20_000])
-def test_long_sequences_are_cut(rng, length):
-    q, k, v, g, S0 = problem(rng, "bfloat16", length, 64, 64, lead=())
+def test_long_sequences_are_cut(rng, length, kind):
+    q, k, v, g, S0 = problem(rng, "bfloat16", length, 64, 64, lead=(), kind=kind)
     g[[0, 5000]] = -np.inf
     check((q, k, v, g, S0), "bfloat16")
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [500, 9000])
-def test_bits_repeat_and_depend_on_nothing_else(rng, length):
-    args = on_gpu(*problem(rng, "bfloat16", length, 64, 128, lead=(3,)))
+def test_bits_repeat_and_depend_on_nothing_else(rng, length, kind):
+    args = on_gpu(*problem(rng, "bfloat16", length, 64, 128, lead=(3,), kind=kind))
     (o, S), pullback = linscan.linear_attention_vjp(*args)
     grads = pullback(o, S)
     with cupy.cuda.Stream(non_blocking=True) as stream:

@@ -1,4 +1,4 @@
-"""Linear attention on the GPU: 16-bit arrays with one decay a step, here, or by channel, on tensor cores, all else in array code.
+"""Linear attention on the GPU: 16-bit arrays on tensor cores, those with one decay a step by the kernel of this file.
 
 The pullback is the same kernel three times, with the arguments in other roles and for two of them time backwards; the
 head of linear_attention.cu says how.

@@ -13,6 +13,7 @@ from linscan._arrays import Array
 RECURRENT = (
     *("log_dt", "A_real", "A_imag", "P", "Lambda_re", "Lambda_im"),
     *("nu", "theta", "gamma", "rho", "frequency"),
+    *("A_log", "dt_bias", "time_decay", "time_first"),
 )
 _FIXED = ("mean", "var")
 

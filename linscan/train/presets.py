@@ -4,24 +4,57 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from linscan.models import LRU, S4, S4D, S5, Block, Hawk, Hyena, Stack
+from linscan.models import (
+    GLA,
+    LRU,
+    RWKV4,
+    S4,
+    S4D,
+    S5,
+    Block,
+    ChannelMix,
+    DeltaNet,
+    Hawk,
+    Hyena,
+    Mamba,
+    RetNet,
+    Stack,
+)
 from linscan.train import tasks
 from linscan.train.optimisers import RECURRENT, AdamW, Group
 from linscan.train.schedules import Cosine
 from linscan.train.settings import Settings
 
-SIZES = {"tiny": (1, 32), "small": (2, 64), "medium": (4, 128), "large": (8, 128)}  # blocks, channels
+# Blocks, or rounds of blocks, and channels.
+SIZES = {"tiny": (1, 32), "small": (2, 64), "single": (1, 128), "medium": (4, 128), "large": (8, 128)}
 
+_BARE: dict[str, Any] = {"activation": "identity", "gate": "none"}  # around layers that have their own
+_OF_S5: dict[str, Any] = {"norm": "batch", "activation": "gelu_tanh", "gate": "half_glu2"}
+
+# From channels and length: a layer, in a block as it comes; or a tuple of blocks, a round.
 LAYERS: dict[str, Callable[[int, int], Any]] = {
     "s4d": lambda D, length: S4D(D, 64),
     "s4": lambda D, length: S4(D, 32),
     "s5": lambda D, length: S5(D, 64),
-    "s5-both": lambda D, length: S5(D, 16, blocks=8, bidirectional=True, C_init="lecun_normal"),  # of S5's ListOps
+    "s5-both": lambda D, length: _round(S5(D, 16, blocks=8, bidirectional=True, C_init="lecun_normal"), **_OF_S5),
     "lru": lambda D, length: LRU(D, 2 * D, r_min=0.9, r_max=0.999, max_phase=0.5),
     "lru-slow": lambda D, length: LRU(D, 2 * D, r_min=0.99, r_max=0.9999, max_phase=0.1),
     "hyena": lambda D, length: Hyena(D, length),
     "hawk": lambda D, length: Hawk(D, heads=4),
+    "mamba": lambda D, length: _round(Mamba(D), norm="rms", **_BARE),
+    "mamba-negative": lambda D, length: _round(Mamba(D, negative=True), norm="rms", **_BARE),
+    "rwkv4": lambda D, length: _round(RWKV4(D, 0.5), ChannelMix(D, 0.5), **_BARE),
+    "gla": lambda D, length: GLA(D, taps=4),
+    "retnet": lambda D, length: RetNet(D),
+    "deltanet": lambda D, length: DeltaNet(D),
+    "deltanet-negative": lambda D, length: DeltaNet(D, negative=True),
+    "gated-deltanet": lambda D, length: DeltaNet(D, gated=True),
+    "deltaproduct": lambda D, length: DeltaNet(D, negative=True, n_householder=2),
 }
+
+
+def _round(*layers: Any, **options: Any) -> tuple[Block, ...]:
+    return tuple(Block(layer, **options) for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -53,11 +86,9 @@ PRESETS = {
 def stack(task: Any, layer: str, size: str, length: int) -> Stack:
     """The model for a task."""
     depth, D = SIZES[size]
-    as_published: dict[str, Any] = (
-        {"norm": "batch", "activation": "gelu_tanh", "gate": "half_glu2"} if layer == "s5-both" else {}
-    )
-    block = Block(LAYERS[layer](D, length), **as_published)
-    return Stack((block,) * depth, task.inputs, task.outputs, tokens=task.tokens, pool=task.pool)
+    made = LAYERS[layer](D, length)
+    blocks = made if isinstance(made, tuple) else (Block(made),)
+    return Stack(blocks * depth, task.inputs, task.outputs, tokens=task.tokens, pool=task.pool)
 
 
 def settings(preset: Preset, steps: int | None, seed: int) -> Settings:

@@ -1,0 +1,62 @@
+"""The delta rule on the GPU, 16-bit, of the sizes its first implementations were measured on.
+
+Bytes are those of q, k, v and o, beside which gates are small; with the pullback also those of do, dq, dk and dv.
+Beside the times stands what the passes move, at the copy's speed: for the gradients also E, Y and the states of every
+chunk, each written and read (see delta_chunk.cu).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import cupy
+import ml_dtypes
+import numpy as np
+
+import linscan
+from benchmarks.gpu import Row, check, copy_speed, timed
+
+# (batch, heads, T, K, V), gated or not, and the most milliseconds forwards and with the pullback
+_SIZES = [
+    ((8, 16, 4096, 128, 128), False, 1.2, 3.5),
+    ((8, 16, 4096, 128, 128), True, 1.0, 3.5),
+    ((8, 16, 4096, 64, 64), True, None, None),
+    ((1, 16, 32768, 128, 128), True, None, None),
+]
+
+
+def rows() -> Iterator[Row]:
+    _check()
+    speed = copy_speed()
+    for shape, gated, forward, both in _SIZES:
+        args = _arguments(shape, gated)
+        batch, heads, length, keys, values = shape
+        once = 2 * batch * heads * length * (2 * keys + 2 * values)
+        kept = 2 * batch * heads * length * (values + keys * values // 64)  # E, or Y, and its states
+        moved = 2 * once + 2 * batch * heads * length * (keys + 2 * values) + 4 * kept
+        name = ("gated " if gated else "") + f"`delta_rule` {shape}, bfloat16"
+        ms = timed([lambda args=args: linscan.delta_rule(*args)], 15)
+        yield Row(name, once, ms, limit=forward, peer=f"bytes {once / speed * 1e-6:.2f} ms")
+        ms = timed([lambda args=args: _with_pullback(args)], 15)
+        yield Row(f"{name}, with pullback", 2 * once, ms, limit=both, peer=f"bytes moved {moved / speed * 1e-6:.2f} ms")
+
+
+def _with_pullback(args: tuple[Any, ...]) -> Any:
+    (o, _), pullback = linscan.delta_rule_vjp(*args)
+    return pullback(o)
+
+
+def _arguments(shape: tuple[int, ...], gated: bool, dtype: Any = ml_dtypes.bfloat16) -> tuple[Any, ...]:
+    batch, heads, length, keys, values = shape
+    q, k, v = (cupy.random.standard_normal((batch, heads, length, n), dtype=np.float32) for n in (keys, keys, values))
+    k /= cupy.linalg.norm(k, axis=-1, keepdims=True)
+    beta = cupy.random.random((batch, heads, length), dtype=np.float32)
+    g = -0.2 * cupy.random.random((batch, heads, length), dtype=np.float32) if gated else None
+    q, k, v = (x.astype(dtype) for x in (q * np.float32(keys**-0.5), k, v))
+    return q, k, v, beta, g
+
+
+def _check() -> None:
+    args = _arguments((1, 2, 300, 128, 128), True)
+    with linscan.use_engine("reference"):
+        want = linscan.delta_rule(*(x.get().astype(float) for x in args))[0]
+    check("delta_rule", linscan.delta_rule(*args)[0], want, 4 * 2.0**-7)

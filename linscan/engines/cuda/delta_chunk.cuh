@@ -1,0 +1,251 @@
+// One chunk of the delta rule on tensor cores: gates, scores, the triangular system. See delta_chunk.cu.
+#pragma once
+#include "layout.cuh"
+#include "mma.cuh"
+
+typedef STORAGE S;
+constexpr int THREADS = 32 * WARPS, STEPS = 64, BLOCKS = STEPS / 16, PAD = 8, WIDTH = STEPS + PAD;
+constexpr float FORGET = -88.0f;  // e^g below the smallest normal number: what was before is no more
+
+struct alignas(16) Half8 { S item[8]; };
+
+enum { Q, K, V, BETA, G, STATE };  // operands of the layout; V is do backwards
+
+// Of the steps of a chunk. W are sums of g from the chunk's start, or from the last step that forgets.
+struct Gates {
+  float sum[STEPS], start[STEPS], end[STEPS], beta[STEPS];  // W, e^W (0 if the state is forgotten), e^(W[63] - W), beta
+  int cut[STEPS];  // the last step up to here that forgets, -1 if the state before the chunk is still seen
+};
+
+// What the two passes leave for the gradients.
+struct Kept {
+  S* steps;   // E, or Y: (row, time, value), the values a multiple of 64
+  S* states;  // before every chunk, or gradients after it: (row, chunk, value, key)
+  i64 wide;   // values, padded
+};
+
+// All the steps of a chunk share.
+struct Scores {
+  S reads[STEPS][WIDTH];       // scale q[t] k[s] e^(W[t] - W[s]) for s <= t
+  S erases[STEPS][WIDTH];      // -k[t] k[s] e^(W[t] - W[s]) for s < t
+  S inverse[2][STEPS][16 + PAD];  // of the diagonal blocks, and what is left of it when rounded
+  float work[BLOCKS][16][20];
+};
+
+// 16 x 16 from rows of an array [row][column]: the A of a product, or, TURNED, its transpose.
+template <bool TURNED, class Row> __device__ __forceinline__ void load_a(u32 (&a)[4], const Row* x, int row, int column, int lane) {
+  const int i = lane / 8, r = lane % 8;
+  load_tiles<TURNED>(a, TURNED ? &x[row + i / 2 * 8 + r][column + i % 2 * 8] : &x[row + i % 2 * 8 + r][column + i / 2 * 8]);
+}
+// Two neighbouring 16 x 8 tiles as the B of a product: from [inner][column], or, TURNED == false, from [column][inner].
+template <bool TURNED, class Row> __device__ __forceinline__ void load_b(u32 (&b)[4], const Row* x, int inner, int column, int lane) {
+  const int i = lane / 8, r = lane % 8;
+  load_tiles<TURNED>(b, TURNED ? &x[inner + i % 2 * 8 + r][column + i / 2 * 8] : &x[column + i / 2 * 8 + r][inner + i % 2 * 8]);
+}
+__device__ __forceinline__ void mma_pair(float (&left)[4], float (&right)[4], const u32 (&a)[4], const u32 (&b)[4]) {
+  mma(left, a, b[0], b[1], S());
+  mma(right, a, b[2], b[3], S());
+}
+template <int N> __device__ __forceinline__ void clear(float (&x)[N][4]) {
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[n][i] = 0.0f;
+}
+
+// `count` steps of `width` numbers into rows of WIDE, with zeros beyond; `time` and `from` in elements.
+template <int WIDE, bool PACKS, int PITCH>
+__device__ __forceinline__ void load(S (*to)[PITCH], const S* from, i64 time, int count, int width) {
+  if (PACKS) {
+    for (int i = threadIdx.x; i < STEPS * (WIDE / 8); i += THREADS) {
+      const int t = i / (WIDE / 8), n = i % (WIDE / 8) * 8;
+      const bool there = t < count && n < width;
+      copy16(&to[t][n], there ? from + t * time + n : from, there);
+    }
+  } else {
+    const S zero = Narrow<S>::of(0.0f);
+    for (int i = threadIdx.x; i < STEPS * WIDE; i += THREADS) {
+      const int t = i / WIDE, n = i % WIDE;
+      to[t][n] = t < count && n < width ? from[t * time + n] : zero;
+    }
+  }
+}
+
+__device__ __forceinline__ int at_most_steps(i64 left) { return static_cast<int>(left < STEPS ? left : STEPS); }
+
+// The gates' numbers of a chunk, two steps a lane.
+struct Steep { float g[2], beta[2]; };
+__device__ __forceinline__ Steep steep(const Layout& layout, const Place& place, const float* g, const float* beta, i64 chunk, int lane) {
+  Steep y;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const i64 t = chunk * STEPS + 2 * lane + i;
+    const bool there = t < layout.length;
+    y.g[i] = DECAYS && there ? g[place.at[G] + t * layout.operand[G].time] : 0.0f;
+    y.beta[i] = there ? beta[place.at[BETA] + t * layout.operand[BETA].time] : 0.0f;
+  }
+  return y;
+}
+
+// Sums of g over the chunk, two steps a lane; one warp. Steps beyond the end have g = 0 and beta = 0.
+__device__ __forceinline__ void gates(Gates& to, const Steep& x, int lane) {
+  float sum[2];
+  int cut[2];
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const int t = 2 * lane + i;
+    const bool forgets = x.g[i] < FORGET;
+    cut[i] = forgets ? t : i ? cut[0] : -1;
+    sum[i] = forgets ? 0.0f : i ? sum[0] + x.g[i] : x.g[i];
+  }
+  float before = sum[1];
+  int last = cut[1];
+#pragma unroll
+  for (int by = 1; by < 32; by *= 2) {
+    const float left = shuffle_up(before, by);
+    const int cut_left = shuffle_up(last, by);
+    if (lane >= by && last < 0) before += left, last = cut_left;
+  }
+  const float total = shuffle(before, 31);
+  const int latest = shuffle(last, 31);
+  before = shuffle_up(before, 1), last = shuffle_up(last, 1);
+  if (!lane) before = 0.0f, last = -1;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const int t = 2 * lane + i;
+    const bool open = cut[i] < 0;
+    const float w = open ? before + sum[i] : sum[i];
+    const int c = open ? last : cut[i];
+    to.sum[t] = w, to.cut[t] = c, to.beta[t] = x.beta[i];
+    to.start[t] = c < 0 ? expf(w) : 0.0f;
+    to.end[t] = t >= latest ? expf(total - w) : 0.0f;
+  }
+}
+
+// e^(W[t] - W[s]), zero where step t no longer sees step s. A sum that restarts is below any that went before.
+__device__ __forceinline__ float between(const Gates& gates, int t, int s) {
+  return !DECAYS ? 1.0f : s >= gates.cut[t] ? expf(gates.sum[t] - gates.sum[s]) : 0.0f;
+}
+__device__ __forceinline__ float times(float factor, float x) { return factor == 0.0f ? 0.0f : factor * x; }
+
+// The inverse of 1 + the strictly lower triangle in `work` [column][row], by substitution: a lane owns a column.
+__device__ __forceinline__ void invert(Scores& to, int block, int lane) {
+  float x[16];
+  if (lane < 16) {
+#pragma unroll
+    for (int r = 0; r < 16; r++) x[r] = r == lane ? 1.0f : 0.0f;
+#pragma unroll
+    for (int s = 0; s < 15; s++)
+#pragma unroll
+      for (int r = s + 1; r < 16; r++) x[r] = __fmaf_rn(-to.work[block][s][r], x[s], x[r]);
+#pragma unroll
+    for (int r = 0; r < 16; r++) {
+      const S rounded = Narrow<S>::of(x[r]);
+      to.inverse[0][16 * block + r][lane] = rounded;
+      to.inverse[1][16 * block + r][lane] = Narrow<S>::of(x[r] - widen(rounded));
+    }
+  }
+}
+
+// Which warp makes tile n: the first four are those that are inverted.
+__device__ __forceinline__ int owner(int n) {
+  return WARPS < 8 ? n % WARPS : n < 4 ? n : n < 16 ? 4 + n % 4 : n % 4;
+}
+
+// The scores of a chunk, 16 x 16 tile by tile. BACK decides on which side of the system beta stands: forwards
+// 1 + L beta, whose unknowns are v less what is read, backwards 1 + beta L.
+template <bool BACK, class Row>
+__device__ __forceinline__ void score(Scores& to, const Row* q, const Row* k, const Gates& gates, float scale, int warp, int lane) {
+#pragma unroll 1
+  for (int n = 0; n < 20; n++) {
+    if (owner(n) != warp) continue;
+    int i = n, j = n;
+    const bool reading = n >= 4 && n < 14;
+    if (reading) {  // (0,0), (1,0), (1,1), (2,0), …
+      const int m = n - 4;
+      i = m < 1 ? 0 : m < 3 ? 1 : m < 6 ? 2 : 3, j = m - i * (i + 1) / 2;
+    } else if (n >= 14) {
+      const int m = n - 14;
+      i = m < 1 ? 1 : m < 3 ? 2 : 3, j = m - i * (i - 1) / 2;
+    }
+    float p[4][4];
+    clear(p);
+    const Row* rows = reading ? q : k;
+#pragma unroll
+    for (int key = 0; key < KEYS; key += 16) {
+      u32 a[4], b[4];
+      load_a<false>(a, rows, 16 * i, key, lane);
+      load_b<false>(b, k, key, 16 * j, lane);
+      mma_pair(p[key / 16 % 2 * 2], p[key / 16 % 2 * 2 + 1], a, b);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+      for (int row = 0; row < 2; row++) {
+        const int t = 16 * i + lane / 4 + 8 * row, s = 16 * j + 8 * half + lane % 4 * 2;
+        float x[2];
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          x[e] = p[half][2 * row + e] + p[half + 2][2 * row + e];
+          x[e] = s + e < t + reading ? x[e] * between(gates, t, s + e) : 0.0f;
+          if (n < 4) to.work[n][s + e - 16 * n][t - 16 * n] = x[e] * gates.beta[BACK ? t : s + e];
+          x[e] *= reading ? scale : -1.0f;
+        }
+        *reinterpret_cast<u32*>(reading ? &to.reads[t][s] : &to.erases[t][s]) = pair<S>(x[0], x[1]);
+      }
+    if (n < 4) {
+      __syncwarp();
+      invert(to, n, lane);
+    }
+  }
+}
+
+// A 16 x 16 block of numbers held as results is the left side of the next product, rounded.
+__device__ __forceinline__ void round_block(u32 (&a)[4], const float (&left)[4], const float (&right)[4]) {
+  a[0] = pair<S>(left[0], left[1]), a[1] = pair<S>(left[2], left[3]);
+  a[2] = pair<S>(right[0], right[1]), a[3] = pair<S>(right[2], right[3]);
+}
+
+// x times a diagonal block's inverse, or, TURNED, its transpose; both in two parts, so that little is rounded away.
+template <bool TURNED> __device__ __forceinline__ void solve_block(float (&left)[4], float (&right)[4], const Scores& scores, int block, int lane) {
+  u32 whole[4], rest[4], b[4];
+  round_block(whole, left, right);
+  float less[2][4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const u32 l = whole[i / 2], r = whole[2 + i / 2];
+    less[0][i] = left[i] - (i % 2 ? high(l, S()) : low(l, S())), less[1][i] = right[i] - (i % 2 ? high(r, S()) : low(r, S()));
+  }
+  round_block(rest, less[0], less[1]);
+#pragma unroll
+  for (int i = 0; i < 4; i++) left[i] = right[i] = 0.0f;
+  load_b<TURNED>(b, scores.inverse[1], TURNED ? 16 * block : 0, TURNED ? 0 : 16 * block, lane);
+  mma_pair(left, right, whole, b);
+  load_b<TURNED>(b, scores.inverse[0], TURNED ? 16 * block : 0, TURNED ? 0 : 16 * block, lane);
+  mma_pair(left, right, rest, b);
+  mma_pair(left, right, whole, b);
+}
+
+typedef float Steps[STEPS / 8][4];   // of a warp: 16 values by the steps, steps as columns
+typedef float State[KEYS / 8][4];    // 16 values by the keys
+
+// x (16 values by steps) into columns of rows of steps.
+template <class Row> __device__ __forceinline__ void put_steps(Row* to, const Steps& x, int column, int lane) {
+#pragma unroll
+  for (int n = 0; n < STEPS / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[8 * n + lane % 4 * 2 + i % 2][column + lane / 4 + i / 2 * 8] = Narrow<S>::of(x[n][i]);
+}
+
+// The 16 columns of a warp, from `column` of shared rows to rows of `values` numbers at `to`, `width` of them at most.
+template <class Row> __device__ __forceinline__ void store_columns(S* to, i64 values, const Row* from, int column, int count, int width, int lane) {
+  if (values % 8 == 0) {
+    for (int i = lane; i < 2 * STEPS; i += 32) {
+      const int t = i / 2, c = i % 2 * 8;
+      if (t < count && c < width) *reinterpret_cast<Half8*>(to + t * values + c) = *reinterpret_cast<const Half8*>(&from[t][column + c]);
+    }
+  } else {
+    for (int i = lane; i < 16 * STEPS; i += 32)
+      if (i / 16 < count && i % 16 < width) to[i / 16 * values + i % 16] = from[i / 16][column + i % 16];
+  }
+}

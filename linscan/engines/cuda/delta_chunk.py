@@ -1,0 +1,107 @@
+"""The delta rule on tensor cores: 16-bit arrays, one decay a step or none, keys to 256; see delta_chunk.cu."""
+
+import math
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+
+from linscan._arrays import Array
+from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda.capture import held
+from linscan.engines.cuda.head_layout import packed, placed
+
+_STEPS, _PAD = 64, 8  # as in delta_chunk.cuh
+_TILE = 64  # values are padded to a multiple of it in what is kept
+_FEW = 64  # blocks that leave half of the card idle: then each has half the values
+_KEPT = np.dtype([("steps", "u8"), ("states", "u8"), ("wide", "i8")])
+
+
+class Kept(NamedTuple):
+    """What one pass leaves for the gradients, in the arrays' dtype: see the struct of this name."""
+
+    steps: Array
+    states: Array
+
+    def struct(self) -> np.ndarray:
+        values = self.steps.shape[-1]
+        return np.array([(self.steps.data.ptr, self.states.data.ptr, values)], _KEPT).view(f"V{_KEPT.itemsize}")
+
+
+def fits(q: Array, v: Array, g: Array | None, w: Array | None, lead: tuple[int, ...], scale: float) -> bool:
+    """Whether the tensor cores take it: else the delta rule is run as `dplr_attention`."""
+    sizes = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
+    plain = q.dtype.itemsize == 2 and w is None and (g is None or g.shape[-1] == 1) and math.isfinite(scale)
+    return plain and 0 < min(sizes) and sizes[2] <= 256 and q.device.compute_capability >= "80"
+
+
+def delta_rule(q, k, v, beta, g, S0, *, scale: float, keep: bool) -> tuple[Array, Array, Kept | None]:
+    """See `linscan.ops.delta_rule`; k as it came, g (…, T, 1) or None, S0 with all leading axes."""
+    with q.device:
+        call = _Call(q, k, v, beta, g, S0)
+        o, S = cupy.empty((*call.lead, *v.shape[-2:]), q.dtype), cupy.empty(S0.shape, np.float32)
+        kept = call.kept() if keep else None
+        call.along("forwards", kept, (*call.inputs, call.first, o, S), scale)
+    return o, S, None if kept is None else Kept(*map(held, kept))
+
+
+def delta_rule_pullback(q, k, v, beta, g, kept: Kept, do, dS, *, scale: float) -> tuple[Array | None, ...]:
+    """The gradients of q, k, v, beta, g and S0, with the leading axes of dS."""
+    with q.device:
+        call = _Call(q, k, do, beta, g, dS)
+        dS0, back = cupy.empty(dS.shape, np.float32), call.kept()
+        call.along("backwards", back, (*call.inputs, call.first, dS0), scale)
+        dq, dk = (cupy.empty((*call.lead, *q.shape[-2:]), q.dtype) for _ in range(2))
+        dv = cupy.empty((*call.lead, *v.shape[-2:]), q.dtype)
+        dbeta, dg = (cupy.empty((*call.lead, q.shape[-2]), np.float32) for _ in range(2))
+        call.gradients((*call.inputs, kept.struct(), back.struct(), dq, dk, dv, dbeta, dg), scale)
+    return dq, dk, dv, dbeta, None if g is None else dg[..., None], dS0
+
+
+class _Call:
+    """The arrays of one call where they lie, and the launches on them."""
+
+    def __init__(self, q, k, v, beta, g, S):
+        self.lead, self.length, self.keys, self.values = S.shape[:-2], q.shape[-2], q.shape[-1], v.shape[-1]
+        beta = beta.astype(np.float32, copy=False)[..., None]
+        (*self.inputs, self.first), self.struct = placed(self.lead, self.length, (q, k, v, beta, g, S), 1)
+        self.rows, self.chunks = math.prod(self.lead), -(-self.length // _STEPS)
+        self.wide_keys, self.wide = -(-self.keys // 64) * 64, -(-self.values // _TILE) * _TILE
+        aligned = all(map(packed, self.inputs[:3]))
+        self.macros = [("KEYS", self.wide_keys), ("DECAYS", int(g is not None)), ("PACKED", int(aligned))]
+
+    def kept(self) -> Kept:
+        dtype = self.inputs[0].dtype
+        steps = cupy.empty((self.rows, self.length, self.wide), dtype)
+        return Kept(steps, cupy.empty((self.rows, self.chunks, self.wide, self.wide_keys), dtype))
+
+    def along(self, name: str, kept: Kept | None, arguments: tuple[Any, ...], scale: float) -> None:
+        """Through all chunks, one block for each row and 128 or 64 of its values."""
+        warps = 8 if self.values > 64 and self.rows * -(-self.values // 128) > _FEW else 4
+        limit = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
+        stages = 2 if _shared(self.wide_keys, warps, 2) <= limit else 1
+        macros = [("WARPS", warps), ("STAGES", stages), ("KEEP", int(kept is not None))]
+        struct = np.zeros(1, f"V{_KEPT.itemsize}") if kept is None else kept.struct()
+        blocks = self.rows * -(-self.values // (16 * warps))
+        sizes = (self.keys, self.values, np.float32(scale), struct)
+        shared = _shared(self.wide_keys, warps, stages)
+        self.launch("delta_chunk.cu", name, macros, blocks, 32 * warps, arguments + sizes, shared)
+
+    def gradients(self, arguments: tuple[Any, ...], scale: float) -> None:
+        """Of every chunk by itself."""
+        sizes = (self.keys, self.values, np.float32(scale))
+        shared = 2 * _STEPS * (3 * (_STEPS + _PAD) + 4 * (self.wide_keys + _PAD)) + 4 * (5 + 8) * _STEPS + 32
+        self.launch("delta_chunk_back.cu", "gradients", [], self.rows * self.chunks, 256, arguments + sizes, shared)
+
+    def launch(self, source, name, macros, blocks, threads, arguments, shared) -> None:
+        code = kernel(source, name, self.inputs[0].dtype.name, *self.macros, *macros)
+        if code.max_dynamic_shared_size_bytes < shared:
+            code.max_dynamic_shared_size_bytes = shared
+        code((blocks,), (threads,), (self.struct, *arguments), shared_mem=shared)
+
+
+def _shared(keys: int, warps: int, stages: int) -> int:
+    """Bytes of the struct ``Shared`` of delta_chunk.cu."""
+    stage = 2 * _STEPS * (2 * (keys + _PAD) + 16 * warps + _PAD)
+    scores = 2 * _STEPS * (2 * (_STEPS + _PAD) + 2 * (16 + _PAD)) + 4 * _STEPS * 20
+    return stages * stage + scores + 2 * 5 * 4 * _STEPS

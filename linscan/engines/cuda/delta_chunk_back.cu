@@ -1,0 +1,283 @@
+// The gradients of the delta rule's arguments, chunk by chunk, from what the two passes of delta_chunk.cu kept.
+//
+// A block owns one chunk of one head. With E, the state S before the chunk, Y, and the gradient X of the state after it,
+// U = beta E, R = beta Y, and scores under their decays e^(W[t] - W[s]):
+//   dP = scale tril(dO U^T),  dL = -tril(R U^T, -1),  dv = R,  dbeta = rows of E Y,
+//   dq = scale e^W (dO S^T) + dP K,   dk = [-e^W (R S^T) + dL K] + [e^(W[63] - W) (U X^T)] + [dP^T Q + dL^T K].
+// The parts of dk in brackets are those of k[t] reading, of k[t] left in the state, and of k[t] met in the chunk. By what of
+// W each of these depends on,
+//   dg[t] = e^W[63] <S, X> + sum over s < t of k·dk left + sum over s >= t of (q·dq + k·dk reading - k·dk met).
+//
+// Eight warps, of 16 steps and half of the keys each; values come in tiles of 64. All sums are float32.
+// Bytes moved: q, k, do, E, Y and dq, dk, dv once, S and X once a chunk.
+#ifndef STORAGE
+#define STORAGE bfloat16
+#define KEYS 128
+#define DECAYS 1
+#define PACKED 1
+#endif
+#define WARPS 8
+#include "delta_chunk.cuh"
+
+constexpr int HALF = KEYS / 2;
+
+struct Shared {
+  S e[STEPS][WIDTH], y[STEPS][WIDTH], flow[STEPS][WIDTH];  // E, then U, then dP; Y, then R, then dL; dO
+  S state[STEPS][KEYS + PAD], after[STEPS][KEYS + PAD];    // S and X, a row for each of 64 values
+  S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD];
+  Gates gates;
+  float sums[4][2][STEPS], part[WARPS];
+};
+enum { LEFT, READING, QUERY, MET };  // of k and q with parts of their gradients
+
+typedef float Sums[HALF / 8][4];  // of a warp: 16 steps by half of the keys
+
+// The sums over keys of rows of numbers times `x`; both halves of the keys are added where they are used.
+template <class Row> __device__ __forceinline__ void dots(float (&to)[2][STEPS], const Sums& x, const Row* rows, int first, int half, int lane) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int t = first + lane / 4 + 8 * r;
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < HALF / 8; n++) {
+      const u32 word = *reinterpret_cast<const u32*>(&rows[t][half * HALF + 8 * n + lane % 4 * 2]);
+      sum = __fmaf_rn(x[n][2 * r], low(word, S()), sum);
+      sum = __fmaf_rn(x[n][2 * r + 1], high(word, S()), sum);
+    }
+    sum += shuffle_xor(sum, 1), sum += shuffle_xor(sum, 2);
+    if (lane % 4 == 0) to[half][t] = sum;
+  }
+}
+
+// x += a (16 steps by 16) times 16 rows of keys.
+template <class Row> __device__ __forceinline__ void add_keys(Sums& x, const u32 (&a)[4], const Row* rows, int inner, int half, int lane) {
+#pragma unroll
+  for (int n = 0; n < HALF / 8; n += 2) {
+    u32 b[4];
+    load_b<true>(b, rows, inner, half * HALF + 8 * n, lane);
+    mma_pair(x[n], x[n + 1], a, b);
+  }
+}
+
+__device__ __forceinline__ void scale_rows(Sums& x, float upper, float lower) {
+#pragma unroll
+  for (int n = 0; n < HALF / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[n][i] = times(i < 2 ? upper : lower, x[n][i]);
+}
+
+__device__ __forceinline__ void store_keys(S* to, const Sums& x, int first, int half, int count, int keys, int lane) {
+#pragma unroll
+  for (int n = 0; n < HALF / 8; n++)
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const int t = first + lane / 4 + 8 * r, key = half * HALF + 8 * n + lane % 4 * 2;
+      S* at = to + t * i64(keys) + key;
+      if (t >= count) continue;
+      if (keys % 2 == 0) {
+        if (key < keys) *reinterpret_cast<u32*>(at) = pair<S>(x[n][2 * r], x[n][2 * r + 1]);
+      } else {
+        if (key < keys) at[0] = Narrow<S>::of(x[n][2 * r]);
+        if (key + 1 < keys) at[1] = Narrow<S>::of(x[n][2 * r + 1]);
+      }
+    }
+}
+
+// In place of E and Y what is written, U, and the gradient of v, R, which goes out; a thread has a quarter of a step.
+// Returns its part of dbeta.
+__device__ __forceinline__ float weigh(Shared& shared, S* dv, i64 values, int count, int width) {
+  const int t = threadIdx.x / 4, c = threadIdx.x % 4 * 16;
+  const float beta = shared.gates.beta[t];
+  float sum = 0.0f;
+#pragma unroll
+  for (int j = 0; j < 16; j += 8) {
+    Half8 e = *reinterpret_cast<const Half8*>(&shared.e[t][c + j]), y = *reinterpret_cast<const Half8*>(&shared.y[t][c + j]);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const float error = widen(e.item[i]), flow = widen(y.item[i]);
+      sum = __fmaf_rn(error, flow, sum);
+      e.item[i] = Narrow<S>::of(beta * error), y.item[i] = Narrow<S>::of(beta * flow);
+    }
+    *reinterpret_cast<Half8*>(&shared.e[t][c + j]) = e, *reinterpret_cast<Half8*>(&shared.y[t][c + j]) = y;
+    if (t >= count) continue;
+    if (values % 8 == 0) {
+      if (c + j < width) *reinterpret_cast<Half8*>(dv + t * values + c + j) = y;
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (c + j + i < width) dv[t * values + c + j + i] = y.item[i];
+    }
+  }
+  return sum;
+}
+
+// dg of the chunk, two steps a lane; one warp.
+__device__ __forceinline__ void gate_gradients(const Shared& shared, float* dg, int count, int lane) {
+  float flow[2], left[2], last = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const int t = 2 * lane + i;
+    const auto& sums = shared.sums;
+    flow[i] = sums[QUERY][0][t] + sums[QUERY][1][t] + (sums[READING][0][t] + sums[READING][1][t]) - (sums[MET][0][t] + sums[MET][1][t]);
+    left[i] = sums[LEFT][0][t] + sums[LEFT][1][t];
+  }
+  for (int w = 0; w < WARPS; w++) last += shared.part[w];
+  last = times(shared.gates.start[STEPS - 1], last);
+  float before = left[0] + left[1], behind = flow[0] + flow[1];
+#pragma unroll
+  for (int by = 1; by < 32; by *= 2) {
+    const float x = shuffle_up(before, by), y = shuffle_down(behind, by);
+    if (lane >= by) before += x;
+    if (lane + by < 32) behind += y;
+  }
+  before = shuffle_up(before, 1), behind = shuffle_down(behind, 1);
+  if (lane == 0) before = 0.0f;
+  if (lane == 31) behind = 0.0f;
+  before += last;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const int t = 2 * lane + i;
+    const float sum = i ? before + left[0] + (behind + flow[1]) : before + (behind + flow[1] + flow[0]);
+    if (t < count) dg[t] = shared.gates.cut[t] == t ? 0.0f : sum;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S* flow, const float* beta, const float* g,
+          const __grid_constant__ Kept forth, const __grid_constant__ Kept back, S* dq, S* dk, S* dv, float* dbeta, float* dg,
+          int keys, i64 values, float scale) {
+  extern __shared__ __align__(16) u8 memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(memory);
+  const i64 chunks = (layout.length + STEPS - 1) / STEPS, row = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
+  const i64 t0 = chunk * STEPS, at = row * layout.length + t0;
+  const Place place = locate(layout, row);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, i = warp % 4, half = warp / 4, first = 16 * i;
+  const int count = at_most_steps(layout.length - t0);
+  const i64 step_q = layout.operand[Q].time, step_k = layout.operand[K].time, step_v = layout.operand[V].time;
+  load<KEYS, PACKED>(shared.q, q + place.at[Q] + t0 * step_q, step_q, count, keys);
+  load<KEYS, PACKED>(shared.k, k + place.at[K] + t0 * step_k, step_k, count, keys);
+  if (warp == 0) gates(shared.gates, steep(layout, place, g, beta, chunk, lane), lane);
+
+  Sums query, reading, left;
+  clear(query), clear(reading), clear(left);
+  float scores[STEPS / 8][4], met = 0.0f, weight = 0.0f;
+  clear(scores);
+#pragma unroll 1
+  for (i64 v = 0; v < forth.wide; v += STEPS) {
+    const int width = static_cast<int>(values - v < STEPS ? values - v : STEPS);
+    const i64 state = ((row * chunks + chunk) * forth.wide + v) * KEYS;
+    load<STEPS, true>(shared.e, forth.steps + at * forth.wide + v, forth.wide, count, STEPS);
+    load<STEPS, true>(shared.y, back.steps + at * forth.wide + v, forth.wide, count, STEPS);
+    load<STEPS, PACKED>(shared.flow, flow + place.at[V] + v + t0 * step_v, step_v, count, width);
+    load<KEYS, true>(shared.state, forth.states + state, KEYS, STEPS, KEYS);
+    load<KEYS, true>(shared.after, back.states + state, KEYS, STEPS, KEYS);
+    commit();
+    arrived<0>();
+    __syncthreads();
+    weight += weigh(shared, dv + at * values + v, values, count, width);
+    if (DECAYS)
+      for (int n = threadIdx.x * 8; n < STEPS * KEYS; n += THREADS * 8) {
+        const Half8 x = *reinterpret_cast<const Half8*>(&shared.state[n / KEYS][n % KEYS]);
+        const Half8 y = *reinterpret_cast<const Half8*>(&shared.after[n / KEYS][n % KEYS]);
+#pragma unroll
+        for (int j = 0; j < 8; j++) met = __fmaf_rn(widen(x.item[j]), widen(y.item[j]), met);
+      }
+    __syncthreads();
+#pragma unroll
+    for (int c = 0; c < STEPS; c += 16) {
+      u32 a[4], r[4], u[4], b[4];
+      load_a<false>(a, shared.flow, first, c, lane);
+      load_a<false>(r, shared.y, first, c, lane);
+      load_a<false>(u, shared.e, first, c, lane);
+#pragma unroll
+      for (int j = 0; j < BLOCKS; j++) {
+        if (j > i) continue;
+        load_b<false>(b, shared.e, c, 16 * j, lane);
+        if (half == 0) mma_pair(scores[2 * j], scores[2 * j + 1], a, b);
+        else mma_pair(scores[2 * j], scores[2 * j + 1], r, b);
+      }
+#pragma unroll
+      for (int n = 0; n < HALF / 8; n += 2) {
+        load_b<true>(b, shared.state, c, half * HALF + 8 * n, lane);
+        mma_pair(query[n], query[n + 1], a, b);
+        mma_pair(reading[n], reading[n + 1], r, b);
+        load_b<true>(b, shared.after, c, half * HALF + 8 * n, lane);
+        mma_pair(left[n], left[n + 1], u, b);
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int j = 0; j < BLOCKS; j++) {
+    if (j > i) continue;
+#pragma unroll
+    for (int n = 0; n < 2; n++)
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        const int t = first + lane / 4 + 8 * r, s = 16 * j + 8 * n + lane % 4 * 2;
+        float x[2];
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+          x[e] = s + e < t + (half == 0) ? (half == 0 ? scale : -1.0f) * scores[2 * j + n][2 * r + e] * between(shared.gates, t, s + e) : 0.0f;
+        *reinterpret_cast<u32*>(half == 0 ? &shared.e[t][s] : &shared.y[t][s]) = pair<S>(x[0], x[1]);
+      }
+  }
+  weight += shuffle_xor(weight, 1), weight += shuffle_xor(weight, 2);
+  if (lane % 4 == 0 && threadIdx.x / 4 < count) dbeta[at + threadIdx.x / 4] = weight;
+#pragma unroll
+  for (int by = 16; by > 0; by /= 2) met += shuffle_xor(met, by);
+  if (lane == 0) shared.part[warp] = met;
+  __syncthreads();
+  const Gates& gate = shared.gates;
+  const int upper = first + lane / 4, lower = upper + 8;
+  const float start[2] = {DECAYS ? gate.start[upper] : 1.0f, DECAYS ? gate.start[lower] : 1.0f};
+  scale_rows(query, scale * start[0], scale * start[1]);
+  scale_rows(reading, -start[0], -start[1]);
+  if (DECAYS) {
+    scale_rows(left, gate.end[upper], gate.end[lower]);
+    dots(shared.sums[LEFT], left, shared.k, first, half, lane);
+  }
+#pragma unroll
+  for (int j = 0; j < BLOCKS; j++) {
+    if (j > i) continue;
+    u32 a[4], r[4], b[4];
+    load_a<false>(a, shared.e, first, 16 * j, lane);
+    load_a<false>(r, shared.y, first, 16 * j, lane);
+#pragma unroll
+    for (int n = 0; n < HALF / 8; n += 2) {
+      load_b<true>(b, shared.k, 16 * j, half * HALF + 8 * n, lane);
+      mma_pair(query[n], query[n + 1], a, b);
+      mma_pair(reading[n], reading[n + 1], r, b);
+    }
+  }
+  store_keys(dq + at * keys, query, first, half, count, keys, lane);
+  if (DECAYS) {
+    dots(shared.sums[QUERY], query, shared.q, first, half, lane);
+    dots(shared.sums[READING], reading, shared.k, first, half, lane);
+  }
+#pragma unroll
+  for (int n = 0; n < HALF / 8; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      left[n][e] += reading[n][e];
+      reading[n][e] = 0.0f;
+    }
+#pragma unroll
+  for (int j = 0; j < BLOCKS; j++) {
+    if (j < i) continue;
+    u32 a[4];
+    load_a<true>(a, shared.e, 16 * j, first, lane);
+    add_keys(reading, a, shared.q, 16 * j, half, lane);
+    load_a<true>(a, shared.y, 16 * j, first, lane);
+    add_keys(reading, a, shared.k, 16 * j, half, lane);
+  }
+  if (DECAYS) dots(shared.sums[MET], reading, shared.k, first, half, lane);
+#pragma unroll
+  for (int n = 0; n < HALF / 8; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) left[n][e] += reading[n][e];
+  store_keys(dk + at * keys, left, first, half, count, keys, lane);
+  if (!DECAYS) return;
+  __syncthreads();
+  if (warp == 0) gate_gradients(shared, dg + at, count, lane);
+}

@@ -1,0 +1,106 @@
+"""The laws of `delta_rule` on tensor cores, and what only a GPU can get wrong: tiles, layouts, streams."""
+
+import numpy as np
+import pytest
+
+import linscan
+from tests import oracles
+from tests.conftest import dtype_of, random
+from tests.engines.test_cuda_filters import on_gpu, poison, same
+from tests.ops.test_delta_rule import unit
+from tests.tolerances import assert_close, eps
+
+pytestmark = pytest.mark.gpu
+cupy = pytest.importorskip("cupy")
+
+NAMES = ("q", "k", "v", "beta", "g", "S0", "w")
+
+
+def problem(rng, dtype, length, keys, values, lead=(2,), decay=0.1):
+    """Unit keys, beta in (0, 2), and log decays of this mean, if any."""
+    q, v = random(rng, (*lead, length, keys), dtype), random(rng, (*lead, length, values), dtype)
+    k = unit(random(rng, (*lead, length, keys), "float64")).astype(dtype_of(dtype))
+    beta = rng.uniform(0, 2, (*lead, length)).astype("float32")
+    g = None if decay is None else -rng.uniform(0, 2 * decay, (*lead, length)).astype("float32")
+    return q, k, v, beta, g, random(rng, (*lead, keys, values), "float32")
+
+
+def check(args, dtype, **options):
+    """Output, final state and gradients: those of the reference engine in double precision on the host."""
+    poison()
+    (o, S), pullback = linscan.delta_rule_vjp(*on_gpu(*args), **options)
+    assert o.dtype == dtype_of(dtype)
+    wide = [None if x is None else oracles.wide(x) for x in args]
+    with linscan.use_engine("reference"):
+        (want_o, want_S), want = linscan.delta_rule_vjp(*wide, **options)
+    # What products take in is rounded: q, k and v, the scores under their decays, the states and what is written.
+    assert_close(cupy.asnumpy(o), want_o, 4 * eps(dtype), "o")
+    assert_close(cupy.asnumpy(S), want_S, 2 * eps(dtype), "S")
+    rng = np.random.default_rng(3)
+    do, dS = random(rng, o.shape, dtype), random(rng, S.shape, "float32")
+    poison()
+    grads = pullback(*on_gpu(do, dS))
+    for name, got, exact in zip(NAMES, grads, want(*map(oracles.wide, (do, dS))), strict=True):
+        assert (got is None) == (exact is None), name
+        if got is not None:
+            assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * eps(dtype), f"gradient of {name}")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 128, 200])
+def test_tails_of_every_tile(rng, dtype, length):
+    check(problem(rng, dtype, length, 64, 64), dtype)
+
+
+@pytest.mark.parametrize("keys", [2, 16, 33, 64, 80, 128, 200, 256])
+@pytest.mark.parametrize("values", [3, 8, 32, 65, 128, 200])
+def test_any_width(rng, keys, values):
+    check(problem(rng, "bfloat16", 70, keys, values), "bfloat16", scale=keys**-0.5)
+
+
+@pytest.mark.parametrize("decay", [None, 1e-3, 0.1, 1.0, 30.0])
+def test_weak_and_strong_decays(rng, decay):
+    check(problem(rng, "bfloat16", 300, 64, 64, decay=decay), "bfloat16")
+
+
+def test_keys_that_resemble_each_other(rng):
+    q, k, v, beta, g, S0 = problem(rng, "float16", 300, 64, 64, decay=1e-3)
+    k = unit(0.3 * oracles.wide(k) + oracles.wide(k)[:, :1]).astype(k.dtype)
+    check((q, k, v, 0 * beta + 2, g, S0), "float16")
+
+
+def test_options(rng):
+    q, k, v, beta, g, S0 = problem(rng, "bfloat16", 150, 24, 40, lead=(2, 3))
+    reset = rng.random((2, 3, 150)) < 0.05
+    check((q, k[:, :1], v, beta[0], g[:1], S0[:, :1]), "bfloat16", reverse=True)
+    check((q[:, :, :75], k, v, beta, g[:, :, :75], S0), "bfloat16", n_householder=2)
+    check((q, k, v, np.float32(0.5), None, None, None), "bfloat16")
+    for with_reset in (reset, None):
+        given = on_gpu(q, k, v, beta, g)
+        o, _ = linscan.delta_rule(*given, reset=None if with_reset is None else cupy.asarray(reset))
+        with linscan.use_engine("reference"):
+            want, _ = linscan.delta_rule(*map(oracles.wide, (q, k, v, beta, g)), reset=with_reset)
+        assert_close(cupy.asnumpy(o), want, 4 * eps("bfloat16"))
+
+
+def test_steps_that_forget(rng):
+    q, k, v, beta, g, S0 = problem(rng, "bfloat16", 200, 32, 32)
+    g[:, [0, 5, 63, 64, 100]] = -np.inf
+    check((q, k, v, beta, g, S0), "bfloat16")
+
+
+@pytest.mark.parametrize("rows", [3, 70, 70_000])
+def test_bits_repeat_and_depend_on_nothing_else(rng, rows):
+    length, keys, values = (300, 64, 128) if rows < 100 else (20, 8, 8)
+    args = on_gpu(*problem(rng, "bfloat16", length, keys, values, lead=(rows,)))
+    (o, S), pullback = linscan.delta_rule_vjp(*args)
+    grads = pullback(o, S)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        (again, _), back = linscan.delta_rule_vjp(*args)
+        repeated = back(again, S)
+    stream.synchronize()
+    assert same(o, again)
+    assert all(same(x, y) for x, y in zip(grads, repeated, strict=True) if x is not None)
+    one, last = linscan.delta_rule(*(x[1] for x in args))
+    assert same(one, o[1])
+    assert same(last, S[1])

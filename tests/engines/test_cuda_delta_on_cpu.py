@@ -1,0 +1,101 @@
+"""The delta rule's device code for tensor cores on the host, held to the plain loop (see test_cuda_on_cpu.py)."""
+
+import importlib.util
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import linscan
+from linscan.engines.cuda import _load
+from tests import oracles
+from tests.conftest import dtype_of, random
+from tests.engines.test_cuda_attention_on_cpu import KERNELS, Kernel
+from tests.engines.test_cuda_on_cpu import Array, empty
+from tests.ops.test_delta_rule import unit
+from tests.tolerances import assert_close, eps
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+DTYPE = dtype_of("bfloat16")  # float16 is converted by instructions that only a card has
+NAMES = ("q", "k", "v", "beta", "g", "S0")
+KERNELS |= {"delta_chunk.cu": ("forwards", "backwards"), "delta_chunk_back.cu": ("gradients",)}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The launchers, as they are, with NumPy in the place of CuPy."""
+    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
+    cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
+    cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
+    device = types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 << 10})
+    cupy.cuda = types.SimpleNamespace(Device=lambda: device)
+    capture.held = lambda memory: memory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
+        for name in ("head_layout", "delta_chunk"):
+            path = Path(_load.__file__).with_name(f"{name}.py")
+            spec = importlib.util.spec_from_file_location(f"{name}_for_delta_on_cpu", path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            patch.setitem(sys.modules, f"linscan.engines.cuda.{name}", module)
+    module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
+    return module
+
+
+def problem(rng, length, keys, values, lead=(), gate="weak"):
+    q, v = random(rng, (*lead, length, keys), DTYPE), random(rng, (*lead, length, values), DTYPE)
+    k = unit(random(rng, (*lead, length, keys), "float64")).astype(DTYPE)
+    beta = rng.uniform(0, 2, (*lead, length)).astype("float32")
+    g = None if gate is None else -rng.uniform(0, {"weak": 0.2, "strong": 60}[gate], (*lead, length)).astype("float32")
+    return q, k, v, beta, g, random(rng, (*lead, keys, values), "float32")
+
+
+def check(engine, q, k, v, beta, g, S0, scale=1.0):
+    """Outputs, final state and gradients are those of the chunks in double precision."""
+    lead = np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v, S0)), beta.shape[:-1])
+    given = [x.view(Array) for x in (q, k, v, beta)] + [None if g is None else g[..., None].view(Array)]
+    S0 = np.broadcast_to(S0, lead + S0.shape[-2:]).view(Array)
+    o, S, kept = engine.delta_rule(*given, S0, scale=scale, keep=True)
+    rng = np.random.default_rng(5)
+    do, dS = random(rng, o.shape, DTYPE).view(Array), random(rng, S.shape, "float32").view(Array)
+    grads = engine.delta_rule_pullback(*given, kept, do, dS, scale=scale)
+    wide = [None if x is None else oracles.wide(x) for x in (q, k, v, beta, g, S0)]
+    with linscan.use_engine("reference"):
+        axes = (2, 2, 2, 1, 1, 2)
+        full = [
+            None if x is None else np.broadcast_to(x, lead + x.shape[x.ndim - n :])
+            for x, n in zip(wide, axes, strict=True)
+        ]
+        (want_o, want_S), pullback = linscan.delta_rule_vjp(*full, scale=scale)
+        want = pullback(*map(oracles.wide, (do, dS)))
+    assert_close(o, want_o, 4 * eps("bfloat16"), "o")
+    assert_close(S, want_S, 2 * eps("bfloat16"), "S")
+    for name, got, exact in zip(NAMES, grads, want[:6], strict=True):
+        assert (got is None) == (exact is None)
+        if got is not None:
+            got = got[..., 0] if name == "g" else got
+            assert_close(got, exact, (16 if name == "g" else 4) * eps("bfloat16"), f"gradient of {name}")
+
+
+def test_the_plain_loop(rng, engine):
+    check(engine, *problem(rng, 70, 40, 24), scale=0.5)
+
+
+def test_no_decay_and_one_step(rng, engine):
+    check(engine, *problem(rng, 1, 5, 3, gate=None))
+
+
+def test_strong_decays_and_steps_that_forget(rng, engine):
+    check(engine, *problem(rng, 130, 15, 9, gate="strong"))
+    q, k, v, beta, g, S0 = problem(rng, 130, 15, 9)
+    g[[0, 5, 63, 64, 100]] = -np.inf
+    check(engine, q, k, v, beta, g, S0)
+
+
+def test_heads_share_keys_where_they_lie(rng, engine):
+    q, k, v, beta, g, S0 = problem(rng, 66, 7, 24, lead=(2, 2))
+    check(engine, q, k[:, :1], v[..., ::3], beta[:1], g, S0[0, ..., ::3])

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import scipy.special
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 _METHODS = (
-    "all any argsort astype conj copy cumsum max mean min nonzero prod ravel reshape squeeze sum swapaxes transpose"
+    "all any argsort astype conj copy cumsum max mean min nonzero prod ravel reshape squeeze sum swapaxes transpose "
+    "view"
 ).split()
 
 
@@ -95,12 +97,18 @@ def _device(x: object) -> object:
 
 
 class _Module(types.ModuleType):
-    """CuPy's functions by NumPy's; from NumPy to the device only by `asarray` and `array`."""
+    """CuPy's functions by those of NumPy or SciPy; from NumPy to the device only by `asarray` and `array`."""
 
     ndarray = ndarray
 
+    def __init__(self, name: str, host: types.ModuleType) -> None:
+        super().__init__(name)
+        self._host_module = host
+
     def __getattr__(self, name: str) -> object:
-        function = getattr(np, name)
+        function = getattr(self._host_module, name)
+        if isinstance(function, types.ModuleType):
+            return _Module(f"{self.__name__}.{name}", function)
         if not callable(function) or isinstance(function, type):
             return function
         if name in ("asarray", "array"):
@@ -115,12 +123,15 @@ class _Module(types.ModuleType):
 @contextmanager
 def strict_cupy() -> Iterator[types.ModuleType]:
     """Put the stand-in where linscan looks for CuPy."""
-    before, module = sys.modules.get("cupy"), _Module("cupy")
+    module, functions = _Module("cupy", np), _Module("cupyx.scipy.special", scipy.special)
     ndarray.waits = 0
-    sys.modules["cupy"] = module
+    names = ("cupy", "cupyx", "cupyx.scipy", "cupyx.scipy.special")
+    before = {name: sys.modules.get(name) for name in names}
+    sys.modules.update(zip(names, (module, *map(types.ModuleType, names[1:3]), functions), strict=True))
     try:
         yield module
     finally:
-        sys.modules.pop("cupy")
-        if before is not None:
-            sys.modules["cupy"] = before
+        for name, old in before.items():
+            sys.modules.pop(name)
+            if old is not None:
+                sys.modules[name] = old

@@ -1,0 +1,157 @@
+"""Nonlinear recurrences on the GPU: one persistent loop over time for each cell, its matrices in registers.
+
+How many lanes share a channel, and with that the order of a row's sums, follows from the cell, the head size, the dtype
+and the card alone; how many rows go through time together changes no bits.
+"""
+
+import math
+from functools import cache
+from typing import Any
+
+import cupy
+import numpy as np
+
+from linscan._arrays import Array, accum_dtype
+from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda.capture import held
+from linscan.engines.cuda.layout import fold
+from linscan.engines.reference import rnn_scan as reference
+
+CELLS = ("elman", "lstm", "gru", "slstm", "peephole_lstm", "leaky", "almost_linear", "para_gru", "para_lstm")
+_OPERANDS = ("x", "b", "w", "first", "reset", "h", "states", "y", "last", "dh", "dx", "dy", "dw", "ds", "R")
+_TIMED = {"x": 2, "reset": 0, "h": 1, "states": 2, "y": 2, "dh": 1, "dx": 2, "dy": 2}  # axes after time
+_AXES = 6
+_OPERAND = np.dtype([(name, "i8") for name in ("at", "time", "part", "channel")] + [("batch", "i8", _AXES)])
+_PROBLEM = np.dtype(
+    [(name, "i8") for name in ("rows", "matrices", "length", "width", "linear", "ndim")]
+    + [("size", "i8", _AXES)]
+    + [(name, _OPERAND) for name in _OPERANDS]
+)
+_MOST = 256  # channels of a head
+_HELD = 64  # registers of a lane for its share of the matrices
+_WHOLE = 64  # channels of the widest head that is one block's
+_PART = 32  # channels of a block of a cluster
+_ROWS = 4  # rows that go through time together, at most
+
+
+def rnn_scan(r, *, reverse: bool, keep: bool, workers) -> tuple[Array, Array, Any]:
+    """See `linscan.engines.reference.rnn_scan`."""
+    cell = _cell(r)
+    if cell is None:
+        return reference.rnn_scan(r, reverse=reverse, keep=keep, workers=workers)
+    *lead, T, G, d = r.x.shape
+    compute, n = accum_dtype(r.x.dtype), r.cell.states
+    with r.x.device:
+        h, last = cupy.empty((*lead, T, d), r.x.dtype), cupy.empty((*lead, n, d), compute)
+        states = held(cupy.empty((*lead, T, n, d), compute)) if keep else None
+        y = held(cupy.empty((*lead, T, G, d), compute)) if keep else None
+        _run(r, cell, False, reverse, h=h, states=states, y=y, last=last, first=r.s0, b=r.b)
+    return h, last, (states, y)
+
+
+def rnn_scan_pullback(r, saved, dh: Array, dlast: Array, *, reverse: bool, workers):
+    """See `linscan.engines.reference.rnn_scan`."""
+    cell = _cell(r)
+    if cell is None:
+        return reference.rnn_scan_pullback(r, saved, dh, dlast, reverse=reverse, workers=workers)
+    states, y = saved
+    with r.x.device:
+        dx, ds = cupy.empty(y.shape, y.dtype), cupy.array(dlast, y.dtype, order="C")
+        dw = None if r.w is None else cupy.empty(r.w.shape, y.dtype)
+        dy = cupy.empty_like(dx) if cell in (2, 7) else None  # a GRU's y_n comes in behind the reset gate
+        dh = dh.astype(r.x.dtype, copy=False)
+        _run(r, cell, True, reverse, states=states, y=y, first=r.s0, dh=dh, dx=dx, dy=dy, dw=dw, ds=ds)
+    return dx, dx if dy is None else dy, dw, ds
+
+
+def _cell(r) -> int | None:
+    """The cell's number in rnn_cells.cuh; None for users' own, heads that are too wide, and no data."""
+    name = vars(type(r.cell)).get("name")
+    fits = r.cell.diagonal or r.x.shape[-1] <= _MOST
+    axes = [n for n in r.x.shape[:-3] if n != 1]
+    return CELLS.index(name) if name in CELLS and r.x.size and fits and len(axes) <= _AXES else None
+
+
+def _run(r, cell: int, backward: bool, reverse: bool, **arrays: Array | None) -> None:
+    """One launch: rows that share their matrices become neighbours, and time runs forwards."""
+    *lead, T, G, d = r.x.shape
+    own = r.R.shape[: r.R.ndim - (2 if r.cell.diagonal else 3)]
+    own = (1,) * (len(lead) - len(own)) + own
+    shared, kept = ([i for i in range(len(lead)) if (own[i] == 1) == flag] for flag in (True, False))
+    batch = [lead[i] for i in kept + shared]
+    arrays |= {"x": r.x, "w": r.w, "reset": None if r.reset is None else r.reset.view(np.uint8)}
+    if r.cell.diagonal:
+        arrays["R"] = cupy.broadcast_to(r.R, (*lead, G, d))
+    p, steps = np.zeros(1, _PROBLEM), {}
+    for name, x in arrays.items():
+        if x is not None:
+            x = x[(..., slice(None, None, -1), *(slice(None),) * _TIMED[name])] if reverse and name in _TIMED else x
+            steps[name] = _operand(p, name, x, len(lead), kept + shared)
+    sizes, folded = fold(tuple(batch), list(steps.values()))
+    for name, batch_steps in zip(steps, folded, strict=True):
+        p[name]["batch"][0, : len(sizes)] = batch_steps
+    matrices = math.prod(lead[i] for i in kept)
+    rows = math.prod(batch) if r.cell.diagonal else math.prod(batch) // matrices
+    p["rows"], p["matrices"], p["length"], p["width"] = rows, matrices, T, d
+    p["linear"] = r.cell.linear(d) if cell == CELLS.index("almost_linear") else d
+    p["ndim"], p["size"][0, : len(sizes)] = len(sizes), sizes
+    struct, name = p.view(f"V{_PROBLEM.itemsize}"), "backward" if backward else "forward"
+    if r.cell.diagonal:
+        run = kernel("rnn_diagonal.cu", name, r.x.dtype.name, ("CELL", cell))
+        run((-(-rows * d // 64),), (64,), (struct,))
+        return
+    cut = _cut(d, G, accum_dtype(r.x.dtype).itemsize, matrices, rows, r.x.data.device_id)
+    packed = held(_packed(r.R.reshape(matrices, G, d, d), cut, backward))
+    run = kernel("rnn_scan.cu", name, r.x.dtype.name, ("CELL", cell), ("BACKWARD", int(backward)), *cut.items())
+    blocks = matrices * -(-rows // cut["ROWS"]) * cut["PARTS"]
+    run((blocks,), (cut["WIDTH"] // cut["PARTS"] * cut["LANES"],), (struct, packed))
+
+
+def _operand(p: np.ndarray, name: str, x: Array, axes: int, order: list[int]) -> tuple[int, ...]:
+    """Write where `x` lies; returns its strides over the batch axes, reordered."""
+    steps = [0 if n == 1 else step // x.itemsize for n, step in zip(x.shape, x.strides, strict=True)]
+    core = steps[axes:] if name in _TIMED else [0, *steps[axes:]]
+    time, part, channel = {1: (*core, 0, 0), 2: (core[0], 0, core[-1]), 3: core}[len(core)]
+    p[name]["at"], p[name]["time"], p[name]["part"], p[name]["channel"] = x.data.ptr, time, part, channel
+    return tuple(steps[i] for i in order)
+
+
+def _cut(d: int, gates: int, size: int, matrices: int, rows: int, device: int) -> dict[str, int]:
+    """How a head lies in lanes and blocks, as the macros of rnn_scan.cu."""
+    width = max(16, 1 << (d - 1).bit_length())
+    lanes = 4
+    while gates * width // lanes > _HELD * 4 // size and lanes < 32:
+        lanes *= 2
+    parts = 1 if width <= _WHOLE else max(2, width // _PART)
+    whole = gates * width // lanes <= _HELD * 4 // size and width // parts * lanes <= 512
+    if parts > 1 and not (whole and _clusters(device)):
+        parts, whole, lanes = 1, False, 4
+    count, most = 1, _ROWS if width // parts * lanes <= 256 else 2
+    while count < most and matrices * -(-rows // count) * parts > 2 * _multiprocessors(device):
+        count *= 2
+    sizes = {"WIDTH": width, "LANES": lanes, "ROWS": count, "PARTS": parts}
+    return {**sizes, "HELD_MATRIX": int(whole)}
+
+
+def _packed(R: Array, cut: dict[str, int], backward: bool) -> Array:
+    """The matrices in the order in which lanes hold them: see rnn_scan.cu."""
+    (count, G, d, _), width, lanes, parts = R.shape, cut["WIDTH"], cut["LANES"], cut["PARTS"]
+    pack = 16 // R.itemsize
+    whole = cupy.zeros((count, G, width, width), R.dtype)
+    whole[..., :d, :d] = R
+    if backward:
+        whole = whole.transpose(0, 3, 1, 2).reshape(count, parts, width // parts, 1, -1, lanes, pack)
+        return cupy.ascontiguousarray(whole.transpose(0, 1, 3, 4, 2, 5, 6))
+    whole = whole.reshape(count, G, parts, width // parts, -1, lanes, pack)
+    return cupy.ascontiguousarray(whole.transpose(0, 2, 1, 4, 3, 5, 6))
+
+
+@cache
+def _clusters(device: int) -> bool:
+    """Whether blocks can reach each other's shared memory."""
+    return int(cupy.cuda.Device(device).compute_capability) >= 90
+
+
+@cache
+def _multiprocessors(device: int) -> int:
+    return cupy.cuda.Device(device).attributes["MultiProcessorCount"]

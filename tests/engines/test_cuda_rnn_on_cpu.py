@@ -1,0 +1,105 @@
+"""The device code of `rnn_scan`, compiled for the host and held to the plain loop (see test_cuda_on_cpu.py)."""
+
+import importlib.util
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linscan._arrays import accum_dtype
+from linscan.engines.cuda import _load
+from linscan.engines.reference import rnn_scan as reference
+from linscan.ops import rnn_shapes
+from tests import oracles
+from tests.conftest import random
+from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.ops.test_rnn_scan import arguments, made
+from tests.tolerances import assert_close, contracting
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+
+def given(x):
+    """`x` as a launcher takes it: with memory of its own, which it may not write."""
+    return x if x is None else np.asarray(x).view(Array)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The launcher, its kernels compiled into a folder of this run."""
+    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
+
+    def kernel(source, name, dtype, *macros):
+        def run(grid, threads, arguments):
+            key = source, dtype, macros
+            if key not in loaded:
+                names = (name,) if "rnn_scan" in source else ("forward", "backward")
+                loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), names)
+            launch(getattr(loaded[key], f"on_cpu_{name}"), grid, threads, arguments)
+
+        return run
+
+    path = Path(_load.__file__).with_name("rnn_scan.py")
+    spec = importlib.util.spec_from_file_location("rnn_scan_on_cpu", path)
+    module = importlib.util.module_from_spec(spec)
+    cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
+    cupy.empty, cupy.zeros = empty, np.zeros
+    cupy.broadcast_to = lambda x, shape: np.broadcast_to(x, shape, subok=True)
+    cupy.ascontiguousarray = lambda x: np.ascontiguousarray(x).view(Array)
+    cupy.array = lambda *x, **options: np.array(*x, **options).view(Array)
+    cupy.empty_like = lambda x: empty(x.shape, x.dtype)
+    capture.held = lambda memory: memory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
+        spec.loader.exec_module(module)
+    module.kernel, module._clusters, module._multiprocessors = kernel, lambda _: False, lambda _: 1
+    return module
+
+
+def check(rng, engine, name, shape, dtype, *, diagonal=False, lead=(), reverse=False, reset=None):
+    """Outputs, final state and gradients are those of the plain loop in double precision."""
+    cell = made(name, diagonal)
+    args = arguments(rng, name, shape, dtype, diagonal=diagonal, lead=lead)
+    r = rnn_shapes.prepare("rnn_scan", cell, *args, reset)
+    r = r._replace(**{key: given(getattr(r, key)) for key in ("x", "R", "b", "w", "s0", "reset")})
+    options = {"reverse": reverse, "workers": None}
+    h, last, saved = engine.rnn_scan(r, keep=True, **options)
+    alone, _, _ = engine.rnn_scan(r, keep=False, **options)
+    assert alone.tobytes() == h.tobytes()
+    exact = rnn_shapes.prepare("rnn_scan", cell, *(a if a is None else oracles.wide(a) for a in args), reset)
+    want = reference.rnn_scan(exact, keep=True, **options)
+    assert_close(h, want[0], contracting(dtype), "h")
+    assert_close(last, want[1], contracting(dtype), "state")
+    dh, dlast = random(rng, h.shape, dtype), random(rng, last.shape, accum_dtype(h.dtype))
+    grads = engine.rnn_scan_pullback(r, saved, given(dh), given(dlast), **options)
+    wide = reference.rnn_scan_pullback(exact, want[2], *map(oracles.wide, (dh, dlast)), **options)
+    for what, x, y in zip(("x", "y", "w", "state"), grads, wide, strict=True):
+        assert (x is None) == (y is None)
+        if x is not None:
+            assert_close(x, y, 4 * contracting(dtype), f"gradient of {what}")
+
+
+@pytest.mark.parametrize("name", ["almost_linear", "leaky", "para_gru", "peephole_lstm", "slstm"])
+def test_cells_without_matrices(rng, engine, name):
+    reset = rng.random((2, 3, 11)) < 0.2
+    check(rng, engine, name, (2, 3, 11, 5), "float64", diagonal=True, lead=(3,), reset=reset)
+
+
+@pytest.mark.parametrize("name", ["almost_linear", "gru"])
+def test_cells_with_matrices(rng, engine, name):
+    """Five rows that share their matrices: a block's four, and one of the next."""
+    check(rng, engine, name, (5, 2, 6, 13), "float32", lead=(2,), reset=rng.random((5, 2, 6)) < 0.2)
+
+
+def test_backwards_16_bits_and_one_row(rng, engine, monkeypatch):
+    monkeypatch.setattr(engine, "_multiprocessors", lambda _: 100)
+    check(rng, engine, "lstm", (1, 5, 16), "bfloat16", reverse=True)
+
+
+def test_matrices_that_are_read_at_each_step(rng, engine, monkeypatch):
+    monkeypatch.setattr(engine, "_WHOLE", 8)
+    check(rng, engine, "lstm", (3, 5, 16), "float32", reset=np.arange(5) == 3)

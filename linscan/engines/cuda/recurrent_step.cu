@@ -84,7 +84,7 @@ __device__ __forceinline__ void product(C (&sum)[PACK], const C (&state)[PER][PA
     for (int c = 0; c < PACK; c++) sum[c] = mul_add(x[i], state[i][c], sum[c]);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) step(const __grid_constant__ Problem p) {
+extern "C" __global__ void __launch_bounds__(THREADS) steps(const __grid_constant__ Problem p) {
   __shared__ Shared shared;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, top = warp * PER;
   const i64 tiles = (p.columns + WIDE - 1) / WIDE, head = blockIdx.x / tiles, column = blockIdx.x % tiles * WIDE + lane * PACK;

@@ -75,6 +75,6 @@ def _step(rule, arrays, lead, scale):
         aligned = values % pack == 0 and all(x.data.ptr % 16 == 0 for x in (alive[-1], new))
         macros = {"RULE": rule, "PER": -(-keys // _WARPS), "PACK": pack}
         macros |= {"DECAY": g is not None, "PACKED": aligned}
-        code = kernel("recurrent_step.cu", "step", q.dtype.name, *((name, int(x)) for name, x in macros.items()))
+        code = kernel("recurrent_step.cu", "steps", q.dtype.name, *((name, int(x)) for name, x in macros.items()))
         code((int(p["heads"][0]) * -(-values // (32 * pack)),), (32 * _WARPS,), (raw(p),))
     return o, new

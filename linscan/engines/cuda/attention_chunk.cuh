@@ -5,11 +5,13 @@
 constexpr int TILES = KEYS / 16 / WARPS, COLUMNS = SLICE / 8;  // of the state: 16 x 8 tiles of a warp
 constexpr float FORGET = -88.0f;  // e^g below the smallest normal number: what was before is no more
 
+struct Stage { S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD], v[STEPS][SLICE + PAD]; };
 struct Shared {
-  S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD], v[STEPS][SLICE + PAD], scaled[STEPS][SLICE + PAD], state[KEYS][SLICE + PAD];
-  float sum[STEPS];  // W
+  Stage stage[2];
+  S state[KEYS][SLICE + PAD];
+  float sum[STEPS], after[STEPS];  // W, and e^(W[63] - W)
   float part[WARPS];
-  int cut[STEPS];    // the last step up to here that forgets, -1 if the state before the chunk is still seen
+  int cut[STEPS];  // the last step up to here that forgets, -1 if the state before the chunk is still seen
 };
 
 enum { Q, K, V, G, MATE, STATE };  // operands of the layout
@@ -17,24 +19,28 @@ enum { NOTHING, WRITE, MULTIPLY };  // what is done with the states between chun
 
 // What is asked for besides outputs and final state.
 struct Extras {
-  float* kept;    // (row, chunk, key, value): states before each chunk, written, or multiplied with those after it
+  S* kept;        // (row, chunk, key, value): states before each chunk, written, or multiplied with those after it
   float* dots;    // (slice, row, chunk): the sums of those products
   const S* mate;  // (…, time, value), multiplied with the outputs
   float* sums;    // (slice, row, time): the sums of those products over values
   i64 head;       // steps of the first chunk
 };
 
-// Sums of g over the chunk, two steps a lane; one warp.
-__device__ __forceinline__ void gates(Shared& shared, const float* g, i64 time, int count, int lane) {
+// Two steps a lane; steps outside have a decay of 1.
+__device__ __forceinline__ void logarithms(float (&x)[2], const float* g, i64 time, int count, int lane) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) x[i] = DECAYS && 2 * lane + i < count ? g[(2 * lane + i) * time] : 0.0f;
+}
+
+// Sums of g over the chunk; one warp.
+__device__ __forceinline__ void gates(Shared& shared, const float (&g)[2], int lane) {
   float sum[2];
   int cut[2];
 #pragma unroll
   for (int i = 0; i < 2; i++) {
-    const int t = 2 * lane + i;
-    const float x = DECAYS && t < count ? g[t * time] : 0.0f;
-    const bool forgets = x < FORGET;
-    cut[i] = forgets ? t : i ? cut[0] : -1;
-    sum[i] = forgets ? 0.0f : i ? sum[0] + x : x;
+    const bool forgets = g[i] < FORGET;
+    cut[i] = forgets ? 2 * lane + i : i ? cut[0] : -1;
+    sum[i] = forgets ? 0.0f : i ? sum[0] + g[i] : g[i];
   }
   float before = sum[1];
   int last = cut[1];
@@ -44,13 +50,17 @@ __device__ __forceinline__ void gates(Shared& shared, const float* g, i64 time, 
     const int cut_left = shuffle_up(last, by);
     if (lane >= by && last < 0) before += left, last = cut_left;
   }
+  const float all = shuffle(before, 31);
+  const int end = shuffle(last, 31);
   before = shuffle_up(before, 1), last = shuffle_up(last, 1);
   if (!lane) before = 0.0f, last = -1;
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     const bool open = cut[i] < 0;
-    shared.sum[2 * lane + i] = open ? before + sum[i] : sum[i];
-    shared.cut[2 * lane + i] = open ? last : cut[i];
+    const int s = 2 * lane + i;
+    shared.sum[s] = sum[i] = open ? before + sum[i] : sum[i];
+    shared.cut[s] = open ? last : cut[i];
+    shared.after[s] = s >= end ? expf(all - sum[i]) : 0.0f;
   }
 }
 
@@ -61,7 +71,7 @@ __device__ __forceinline__ float between(const Shared& shared, int t, int s) {
 __device__ __forceinline__ float since_start(const Shared& shared, int t) { return shared.cut[t] < 0 ? expf(shared.sum[t]) : 0.0f; }
 
 // Outputs of 16 steps from `first` on.
-__device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& shared, int first, int lane) {
+__device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& shared, const Stage& stage, int first, int lane) {
 #pragma unroll
   for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
@@ -74,7 +84,7 @@ __device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& sh
 #pragma unroll 2
   for (int j = 0; j < KEYS; j += 16) {
     u32 a[4], b[4];
-    load_a<false>(a, shared.q, first, j, lane);
+    load_a<false>(a, stage.q, first, j, lane);
 #pragma unroll
     for (int n = 0; n < COLUMNS; n += 2) {
       load_b<true>(b, shared.state, j, 8 * n, lane);
@@ -84,13 +94,15 @@ __device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& sh
 #pragma unroll
     for (int n = 0; n < STEPS / 8; n += 2) {
       if (8 * n > first) continue;
-      load_b<false>(b, shared.k, j, 8 * n, lane);
+      load_b<false>(b, stage.k, j, 8 * n, lane);
       mma(p[n], a, b[0], b[1], S());
       mma(p[n + 1], a, b[2], b[3], S());
     }
   }
   const int g = lane / 4, t = lane % 4;
   const float seen[2] = {since_start(shared, first + g), since_start(shared, first + g + 8)};
+  float since[2] = {1.0f, 1.0f};  // the end of the warp before
+  if (DECAYS && first) since[0] = between(shared, first + g, first - 1), since[1] = between(shared, first + g + 8, first - 1);
 #pragma unroll
   for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
@@ -100,20 +112,25 @@ __device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& sh
     if (8 * n > first) continue;
     u32 a[4], b[4];
 #pragma unroll
-    for (int half = 0; half < 2; half++)
+    for (int half = 0; half < 2; half++) {
+      const int s = 8 * (n + half) + 2 * t;
+      float(&x)[4] = p[n + half];
+      if (8 * n < first) {
+        const float until[2] = {DECAYS ? between(shared, first - 1, s) : 1.0f, DECAYS ? between(shared, first - 1, s + 1) : 1.0f};
 #pragma unroll
-      for (int row = 0; row < 2; row++) {
-        float pair[2];
+        for (int i = 0; i < 4; i++) x[i] *= since[i / 2] * until[i % 2];
+      } else {
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-          const int step = first + g + 8 * row, s = 8 * (n + half) + 2 * t + i;
-          pair[i] = s <= step ? p[n + half][2 * row + i] * between(shared, step, s) : 0.0f;
+        for (int i = 0; i < 4; i++) {
+          const int step = first + g + i / 2 * 8;
+          x[i] = s + i % 2 <= step ? x[i] * (DECAYS ? between(shared, step, s + i % 2) : 1.0f) : 0.0f;
         }
-        a[2 * half + row] = ::pair<S>(pair[0], pair[1]);
       }
+      a[2 * half] = ::pair<S>(x[0], x[1]), a[2 * half + 1] = ::pair<S>(x[2], x[3]);
+    }
 #pragma unroll
     for (int c = 0; c < COLUMNS; c += 2) {
-      load_b<true>(b, shared.v, 8 * n, 8 * c, lane);
+      load_b<true>(b, stage.v, 8 * n, 8 * c, lane);
       mma(o[c], a, b[0], b[1], S());
       mma(o[c + 1], a, b[2], b[3], S());
     }
@@ -132,20 +149,27 @@ template <class F> __device__ __forceinline__ void each(State& state, int warp, 
       for (int i = 0; i < 4; i++) f((warp * TILES + m) * 16 + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2 + i % 2, state[m][n][i]);
 }
 
-__device__ __forceinline__ void advance(State& state, const Shared& shared, int warp, int lane) {
+// S' = e^W[63] S + (e^(W[63] - W) K)^T V.
+__device__ __forceinline__ void advance(State& state, const Shared& shared, const Stage& stage, int warp, int lane) {
   const float kept = since_start(shared, STEPS - 1);
   each(state, warp, lane, [=](int, int, float& x) { x = kept == 0.0f ? 0.0f : x * kept; });
 #pragma unroll
-  for (int s = 0; s < STEPS; s += 16)
+  for (int s = 0; s < STEPS; s += 16) {
+    const float* left = &shared.after[s + lane % 4 * 2];
+    const float scale[4] = {left[0], left[1], left[8], left[9]};
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
       u32 a[4], b[4];
-      load_a<true>(a, shared.k, s, (warp * TILES + m) * 16, lane);
+      load_a<true>(a, stage.k, s, (warp * TILES + m) * 16, lane);
+      if (DECAYS)
+#pragma unroll
+        for (int n = 0; n < 4; n++) a[n] = pair<S>(low(a[n], S()) * scale[n / 2 * 2], high(a[n], S()) * scale[n / 2 * 2 + 1]);
 #pragma unroll
       for (int n = 0; n < COLUMNS; n += 2) {
-        load_b<true>(b, shared.scaled, s, 8 * n, lane);
+        load_b<true>(b, stage.v, s, 8 * n, lane);
         mma(state[m][n], a, b[0], b[1], S());
         mma(state[m][n + 1], a, b[2], b[3], S());
       }
     }
+  }
 }

@@ -6,29 +6,8 @@
 typedef STORAGE S;
 constexpr int STEPS = 64, WARPS = 4, THREADS = 32 * WARPS, PAD = 8;
 
-struct alignas(16) Half8 { S item[8]; };
-
-// `count` steps of `width` numbers, WIDTH with zeros.
-template <int WIDTH> __device__ __forceinline__ void load(S (*to)[WIDTH + PAD], const S* from, i64 time, int count, int width) {
-  const S zero = Narrow<S>::of(0.0f);
-  if (PACKED) {
-    for (int i = threadIdx.x; i < STEPS * (WIDTH / 8); i += THREADS) {
-      const int t = i / (WIDTH / 8), n = i % (WIDTH / 8) * 8;
-      Half8 x;
-#pragma unroll
-      for (int j = 0; j < 8; j++) x.item[j] = zero;
-      if (t < count && n < width) x = *reinterpret_cast<const Half8*>(from + t * time + n);
-      *reinterpret_cast<Half8*>(&to[t][n]) = x;
-    }
-  } else {
-    for (int i = threadIdx.x; i < STEPS * WIDTH; i += THREADS) {
-      const int t = i / WIDTH, n = i % WIDTH;
-      to[t][n] = t < count && n < width ? from[t * time + n] : zero;
-    }
-  }
-}
-
-// The same in the background, where the arrays allow it: see `arrived`. WIDTH numbers a row of the copy, of any type.
+// Steps `begin` to `end` of `width` numbers each, the rest of `rows` rows of WIDTH zeros; where the arrays allow it in the
+// background, see `arrived`.
 template <int WIDTH, class Number, int STRIDE>
 __device__ __forceinline__ void fetch(Number (*to)[STRIDE], const Number* from, i64 time, int begin, int end, int width, int rows) {
   constexpr int PACK = 16 / sizeof(Number);
@@ -63,4 +42,21 @@ template <bool TURNED, class Row> __device__ __forceinline__ void load_a(u32 (&a
 template <bool TURNED, class Row> __device__ __forceinline__ void load_b(u32 (&b)[4], const Row* x, int inner, int column, int lane) {
   const int i = lane / 8, r = lane % 8;
   load_tiles<TURNED>(b, TURNED ? &x[inner + i % 2 * 8 + r][column + i / 2 * 8] : &x[column + i / 2 * 8 + r][inner + i % 2 * 8]);
+}
+
+// 16 x 8 of a result: two neighbours at a time where their places are whole words.
+__device__ __forceinline__ void write(S* to, i64 time, const float (&x)[4], int step, int column, int count, int width, int lane,
+                                      float scale) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int t = step + lane / 4 + 8 * half, c = column + lane % 4 * 2;
+    if (t >= count || c >= width) continue;
+    const float first = scale * x[2 * half], second = scale * x[2 * half + 1];
+    if (PACKED) {
+      *reinterpret_cast<u32*>(to + t * time + c) = pair<S>(first, second);
+    } else {
+      to[t * time + c] = Narrow<S>::of(first);
+      if (c + 1 < width) to[t * time + c + 1] = Narrow<S>::of(second);
+    }
+  }
 }

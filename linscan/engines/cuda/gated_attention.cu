@@ -213,7 +213,7 @@ __device__ __forceinline__ void own_block(float (&p)[2][4], Chunk& shared, const
     mma(parts[3], {0, x[1], 0, x[3]}, x[0], x[2], S());
     join<8>(d, lane);
     put(shared.q, q, d.from, warp, j, lane), put(shared.k, k, d.until, warp, j, lane);
-    whole(shared.whole[warp], d, j, lane);
+    put_whole(shared.whole[warp], d, j, lane);
   }
   const int row = lane / 4;
 #pragma unroll

@@ -25,16 +25,6 @@ class Kept(NamedTuple):
     states: Array
 
 
-def fits(q: Array, v: Array, g: Array | None, scale: float) -> bool:
-    """Whether the arrays are 16-bit ones with decays by channel, of widths that tensor cores take here."""
-    by_channel = g is not None and g.shape[-1] > 1
-    return by_channel and q.dtype.itemsize == 2 and q.shape[-1] <= 256 and v.shape[-1] <= 256 and _invertible(scale)
-
-
-def _invertible(scale: float) -> bool:
-    return math.isfinite(1 / scale if scale else math.inf)
-
-
 def linear_attention(q, k, v, g, S0, *, lead, scale, keep):
     """See `linscan.ops.linear_attention`."""
     kept, S = _states(k, v, g, S0, lead=lead)

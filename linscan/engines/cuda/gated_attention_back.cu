@@ -107,7 +107,7 @@ slopes(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v
     Tile part;
     take(part, shared.v, warp, j, lane);
     put(shared.last, part, d.until, warp, j, lane);
-    whole(shared.whole[warp], d, j, lane);
+    put_whole(shared.whole[warp], d, j, lane);
   }
   arrived<0>();
   __syncthreads();

@@ -90,7 +90,7 @@ template <int H> __device__ __forceinline__ void join(Decays& d, int lane) {
 }
 
 // The products of the whole block's decays, from the lanes that hold its first step.
-__device__ __forceinline__ void whole(float* to, const Decays& d, int column, int lane) {
+__device__ __forceinline__ void put_whole(float* to, const Decays& d, int column, int lane) {
   if (lane / 4) return;
 #pragma unroll
   for (int n = 0; n < 4; n += 2)
@@ -124,21 +124,4 @@ template <int SLICED> __device__ __forceinline__ Spot spot(const Layout& layout,
   x.t = begin(x.chunk, head, layout.length), x.count = static_cast<int>(begin(x.chunk + 1, head, layout.length) - x.t);
   x.column = x.slice * SLICED, x.width = static_cast<int>(columns - x.column < SLICED ? columns - x.column : SLICED);
   return x;
-}
-
-// 16 x 16 of outputs, or 16 x 8 each: two neighbours at a time where their places are whole words.
-__device__ __forceinline__ void write(S* to, i64 time, const float (&x)[4], int step, int column, int count, int width, int lane,
-                                      float scale) {
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const int t = step + lane / 4 + 8 * half, c = column + lane % 4 * 2;
-    if (t >= count || c >= width) continue;
-    const float first = scale * x[2 * half], second = scale * x[2 * half + 1];
-    if (PACKED) {
-      *reinterpret_cast<u32*>(to + t * time + c) = pair<S>(first, second);
-    } else {
-      to[t * time + c] = Narrow<S>::of(first);
-      if (c + 1 < width) to[t * time + c + 1] = Narrow<S>::of(second);
-    }
-  }
 }

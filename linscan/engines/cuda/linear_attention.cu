@@ -1,9 +1,10 @@
 // S[t] = e^g[t] S[t-1] + k[t] v[t]^T,  o[t] = scale S[t]^T q[t], 16-bit arrays, one decay a step, on tensor cores.
 //
 // A block owns SLICE value columns of one head and walks the head's chunks of 64 steps, the state in float32 registers:
-//   O = e^W (Q S) + P V,   P[t, s] = q[t] k[s] e^(W[t] - W[s]) for s <= t,   S' = e^W[63] S + K^T (e^(W[63] - W) V),
+//   O = e^W (Q S) + P V,   P[t, s] = q[t] k[s] e^(W[t] - W[s]) for s <= t,   S' = e^W[63] S + (e^(W[63] - W) K)^T V,
 // W being sums of g from the chunk's start, or from the last step that forgets what was before it. Rows t are shared out
-// between four warps for O, and rows of S for S'. What products take in is rounded to 16 bits, sums are float32.
+// between four warps for O, and rows of S for S'. What products take in is rounded to 16 bits, sums are float32. The next
+// chunk's arrays come while one is worked on.
 //
 // Long sequences are cut into segments: `reduce` makes each one's state from zero, `carry` hands the state on, `run` goes
 // again from the true one. Whether a sequence is cut follows from its length alone, and so do its bits.
@@ -48,21 +49,49 @@ __device__ __forceinline__ void put(State& state, float* to, int keys, i64 value
   });
 }
 
+// The same, of the state as it lies in shared memory, in 16 bits.
+__device__ __forceinline__ void put(const Shared& shared, S* to, int keys, i64 values, int width) {
+  constexpr int PACK = PACKED ? 8 : 1;
+  struct alignas(2 * PACK) Pack { S item[PACK]; };
+  for (int i = threadIdx.x; i < KEYS * (SLICE / PACK); i += THREADS) {
+    const int key = i / (SLICE / PACK), c = i % (SLICE / PACK) * PACK;
+    if (key < keys && c < width) *reinterpret_cast<Pack*>(to + key * values + c) = *reinterpret_cast<const Pack*>(&shared.state[key][c]);
+  }
+}
+
+// Mates of the outputs of this lane; zeros outside.
+typedef u32 Mates[COLUMNS][2];
+__device__ __forceinline__ void mates(Mates& to, const Layout& layout, const Spot& x, const Place& place, i64 t, int count,
+                                      const Extras& extras, int lane, int warp) {
+#pragma unroll
+  for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int step = 16 * warp + lane / 4 + 8 * half, c = 8 * n + lane % 4 * 2;
+      const S* from = extras.mate + place.at[MATE] + x.column + (t + step) * layout.operand[MATE].time + c;
+      u32 both = 0;
+      if (PACKED) {
+        if (step < count && c < x.width) both = *reinterpret_cast<const u32*>(from);
+      } else {
+        if (step < count && c < x.width) both = from[0].bits;
+        if (step < count && c + 1 < x.width) both |= static_cast<u32>(from[1].bits) << 16;
+      }
+      to[n][half] = both;
+    }
+}
+
 // The sums over this slice's values of the outputs times their mates.
-__device__ __forceinline__ void multiply(const float (&out)[COLUMNS][4], const Layout& layout, const Spot& x, const Place& place,
+__device__ __forceinline__ void multiply(const float (&out)[COLUMNS][4], const Mates& mates, const Layout& layout, const Spot& x,
                                          i64 t, int count, const Extras& extras, float scale, int lane, int warp) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int step = 16 * warp + lane / 4 + 8 * half;
-    const S* mate = extras.mate + place.at[MATE] + x.column + (t + step) * layout.operand[MATE].time;
     float sum = 0.0f;
 #pragma unroll
-    for (int n = 0; n < COLUMNS; n++)
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int c = 8 * n + lane % 4 * 2 + i;
-        if (step < count && c < x.width) sum = __fmaf_rn(out[n][2 * half + i], widen(mate[c]), sum);
-      }
+    for (int n = 0; n < COLUMNS; n++) {
+      sum = __fmaf_rn(out[n][2 * half], low(mates[n][half], S()), sum);
+      sum = __fmaf_rn(out[n][2 * half + 1], high(mates[n][half], S()), sum);
+    }
     sum += shuffle_xor(sum, 1), sum += shuffle_xor(sum, 2);
     if (lane % 4 == 0 && step < count) extras.sums[(x.slice * layout.rows + x.row) * layout.length + t + step] = scale * sum;
   }
@@ -78,47 +107,45 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
   const i64 step_k = layout.operand[K].time, step_v = layout.operand[V].time, step_g = layout.operand[G].time;
   k += place.at[K], v += place.at[V] + x.column, g += DECAYS ? place.at[G] : 0;
   if (OUT) q += place.at[Q], o += x.row * layout.length * values + x.column;
-  float decay = 1.0f;
+  float decay = 1.0f, ahead[2];
   const i64 chunks = (layout.length + STEPS - 1) / STEPS;
-  i64 next;
+  const auto bring = [&](Stage& stage, i64 t, i64 end) {
+    const int count = static_cast<int>(end - t);
+    if (OUT) fetch<KEYS>(stage.q, q + t * layout.operand[Q].time, layout.operand[Q].time, 0, count, keys, STEPS);
+    fetch<KEYS>(stage.k, k + t * step_k, step_k, 0, count, keys, STEPS);
+    fetch<SLICE>(stage.v, v + t * step_v, step_v, 0, count, x.width, STEPS);
+    commit();
+    if (warp == 0) logarithms(ahead, g + t * step_g, step_g, count, lane);
+  };
+  i64 chunk = x.lo ? (x.lo - extras.head) / STEPS + 1 : 0, next = begin(chunk + 1, extras.head, layout.length);
+  bring(shared.stage[chunk % 2], x.lo, next);
 #pragma unroll 1
-  for (i64 t = x.lo; t < x.hi; t = next) {
-    const i64 chunk = t ? (t - extras.head) / STEPS + 1 : 0;
+  for (i64 t = x.lo; t < x.hi; t = next, chunk++) {
+    Stage& stage = shared.stage[chunk % 2];
     next = begin(chunk + 1, extras.head, layout.length);
     const int count = static_cast<int>(next - t);
-    if (OUT && KEPT == WRITE) put(state, extras.kept + (x.row * chunks + chunk) * keys * values + x.column, keys, values, x.width);
-    load<KEYS>(shared.k, k + t * step_k, step_k, count, keys);
-    load<SLICE>(shared.v, v + t * step_v, step_v, count, x.width);
-    if (OUT) {
-      load<KEYS>(shared.q, q + t * layout.operand[Q].time, layout.operand[Q].time, count, keys);
-      each(state, warp, lane, [&](int key, int c, float& y) { shared.state[key][c] = Narrow<S>::of(y); });
-    }
-    if (warp == 0) gates(shared, g + t * step_g, step_g, count, lane);
+    if (OUT) each(state, warp, lane, [&](int key, int c, float& y) { shared.state[key][c] = Narrow<S>::of(y); });
+    if (warp == 0) gates(shared, ahead, lane);
+    if (next < x.hi) bring(shared.stage[(chunk + 1) % 2], next, begin(chunk + 2, extras.head, layout.length)), arrived<1>();
+    else arrived<0>();
     __syncthreads();
     decay *= since_start(shared, STEPS - 1);
-    for (int i = threadIdx.x; i < STEPS * SLICE; i += THREADS) {
-      const int s = i / SLICE, c = i % SLICE;
-      shared.scaled[s][c] = Narrow<S>::of(widen(shared.v[s][c]) * between(shared, STEPS - 1, s));
-    }
     if (OUT) {
+      if (KEPT == WRITE) put(shared, extras.kept + (x.row * chunks + chunk) * keys * values + x.column, keys, values, x.width);
+      Mates others;
+      if (MATED) mates(others, layout, x, place, t, count, extras, lane, warp);
       float out[COLUMNS][4];
-      outputs(out, shared, 16 * warp, lane);
-      if (MATED) multiply(out, layout, x, place, t, count, extras, scale, lane, warp);
+      outputs(out, shared, stage, 16 * warp, lane);
+      if (MATED) multiply(out, others, layout, x, t, count, extras, scale, lane, warp);
 #pragma unroll
-      for (int n = 0; n < COLUMNS; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const int step = 16 * warp + lane / 4 + i / 2 * 8, c = 8 * n + lane % 4 * 2 + i % 2;
-          if (step < count && c < x.width) o[(t + step) * values + c] = Narrow<S>::of(scale * out[n][i]);
-        }
+      for (int n = 0; n < COLUMNS; n++) write(o + t * values, values, out[n], 16 * warp, 8 * n, count, x.width, lane, scale);
     }
-    __syncthreads();
-    advance(state, shared, warp, lane);
+    advance(state, shared, stage, warp, lane);
     if (OUT && KEPT == MULTIPLY) {  // forwards, this chunk is the one that many from the end
-      const float* other = extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values + x.column;
+      const S* other = extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values + x.column;
       float sum = 0.0f;
       each(state, warp, lane, [&](int key, int c, float& y) {
-        if (key < keys && c < x.width) sum = __fmaf_rn(y, other[key * values + c], sum);
+        if (key < keys && c < x.width) sum = __fmaf_rn(y, widen(other[key * values + c]), sum);
       });
 #pragma unroll
       for (int by = 16; by > 0; by /= 2) sum += shuffle_xor(sum, by);

@@ -1,5 +1,7 @@
 """Linear attention on the GPU: 16-bit arrays on tensor cores, those with one decay a step by the kernel of this file.
 
+Those with decays by channel are gated_attention.py's; what is not 16-bit, or too wide, goes step after step, exactly.
+
 The pullback is the same kernel three times, with the arguments in other roles and for two of them time backwards; the
 head of linear_attention.cu says how.
 """
@@ -11,13 +13,17 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda import gated_attention
+from linscan.engines.cuda import gated_attention, recurrent
 from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.head_layout import packed, placed
+from linscan.engines.cuda.recurrent_step import linear_attention_step
 from linscan.engines.reference import linear_attention as reference
 
+__all__ = ["linear_attention", "linear_attention_pullback", "linear_attention_step"]
+
 _THREADS, _STEPS, _PAD = 128, 64, 8  # as in linear_attention.cu
+_WIDEST = 256  # keys or values that tensor cores take here
 _WHOLE = 128  # chunks of the longest sequence that is not cut
 _SEGMENT = 32  # chunks of a segment of a longer one
 _NOTHING, _WRITE, _MULTIPLY = range(3)
@@ -25,27 +31,30 @@ _EXTRAS = np.dtype([("kept", "u8"), ("dots", "u8"), ("mate", "u8"), ("sums", "u8
 
 
 def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
-    """See `linscan.ops.linear_attention`; also returns, if `keep`, the states before every chunk."""
-    sizes = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
-    if all(sizes) and gated_attention.fits(q, v, g, scale):
-        with q.device:
-            return gated_attention.linear_attention(q, k, v, g, S0, lead=lead, scale=scale, keep=keep)
-    fits = q.dtype.itemsize == 2 and 0 < max(sizes[2:]) <= 256 and (g is None or g.shape[-1] == 1)
-    if not fits or not math.prod(sizes) or not math.isfinite(1 / scale if scale else np.inf):
-        return reference.linear_attention(q, k, v, g, S0, lead=lead, scale=scale, keep=keep, workers=workers)
+    """See `linscan.ops.linear_attention`; also returns, if `keep`, what the pullback wants."""
+    options: dict[str, Any] = {"lead": lead, "scale": scale, "keep": keep}
+    sizes = q.shape[-2], q.shape[-1], v.shape[-1]
+    if not math.prod(lead) or not recurrent.fits(*sizes, q.dtype):
+        return reference.linear_attention(q, k, v, g, S0, workers=workers, **options)
+    # The pullback divides by the scale, and gets it back.
+    if q.dtype.itemsize > 2 or max(sizes[1:]) > _WIDEST or not math.isfinite(1 / scale if scale else math.inf):
+        return recurrent.linear_attention(q, k, v, g, S0, **options)
     with q.device:
-        kept = cupy.empty((*lead, -(-sizes[1] // _STEPS), *sizes[2:]), np.float32) if keep else None
+        if g is not None and g.shape[-1] > 1:
+            return gated_attention.linear_attention(q, k, v, g, S0, **options)
+        kept = cupy.empty((*lead, -(-sizes[0] // _STEPS), *sizes[1:]), q.dtype) if keep else None
         done = _run(q, k, v, g, S0, lead=lead, scale=scale, kept=kept, work=_WRITE if keep else _NOTHING)
     return done.o, done.S, held(kept) if keep else None
 
 
 def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, workers):
     """See `linscan.ops.linear_attention.linear_attention_vjp`."""
+    common = {"lead": lead, "scale": scale}
     if isinstance(states, list):
-        options = {"lead": lead, "scale": scale, "workers": workers}
-        return reference.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **options)
+        return reference.linear_attention_pullback(q, k, v, g, S0, states, do, dS, workers=workers, **common)
+    if isinstance(states, recurrent.Kept):
+        return recurrent.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **common)
     with q.device:
-        common = {"lead": lead, "scale": scale}
         if isinstance(states, gated_attention.Kept):
             return gated_attention.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **common)
         turned = None if S0 is None else S0.swapaxes(-1, -2)
@@ -103,7 +112,8 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
     sums = cupy.empty((slices, *lead, length), np.float32) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     extras = np.array([(*pointers, min(length, head or _STEPS))], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
-    flags = {"DECAYS": g is not None, "PACKED": all(map(packed, (q, k, v))), "KEPT": work, "MATED": mate is not None}
+    whole = all(packed(x) for x in (q, k, v, mate) if x is not None)
+    flags = {"DECAYS": g is not None, "PACKED": whole, "KEPT": work, "MATED": mate is not None}
     macros = [("KEYS", wide), ("SLICE", width), *((name, int(flag)) for name, flag in flags.items())]
     segment = chunks if chunks <= _WHOLE else _SEGMENT
     segments = -(-chunks // segment)
@@ -126,4 +136,5 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
 
 def _shared(keys: int, width: int) -> int:
     """Bytes of the struct ``Shared``."""
-    return 2 * (2 * _STEPS * (keys + _PAD) + (2 * _STEPS + keys) * (width + _PAD)) + 8 * _STEPS + 16
+    stage = 2 * _STEPS * (2 * (keys + _PAD) + width + _PAD)
+    return 2 * stage + 2 * keys * (width + _PAD) + 12 * _STEPS + 16

@@ -1,14 +1,19 @@
 """``python -m linscan train``: train a model on a task, from the command line."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+import linscan
 from linscan._trees import leaves
-from linscan.train import BadFile, Diverged, Fitted, fit
+from linscan.train import BadFile, Diverged, Fitted, Settings, fit
+from linscan.train import device as places
 from linscan.train.checkpoint import NAME
 from linscan.train.presets import LAYERS, PRESETS, SIZES, settings, stack
+from linscan.train.storage import write
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,20 +24,18 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.out or Path("linscan-train") / f"{args.task}-{layer}-{size}"
     if (folder / NAME).exists() and not (args.resume or args.force):
         return _fail(f"{folder} holds a run: --resume goes on with it, --force starts anew, --out takes another folder")
-    task = preset.task()
+    task, run = preset.task(), settings(preset, args.steps, args.seed)
     start = perf_counter()
     try:
-        fitted = fit(
-            stack(task, layer, size, preset.length),
-            task,
-            settings(preset, args.steps, args.seed),
-            folder=folder,
-            resume=args.resume,
-            device=args.device,
-        )
+        model = stack(task, layer, size, preset.length)
+        fitted = fit(model, task, run, folder=folder, resume=args.resume, device=args.device)
+        about = _about(args, run, layer, size, fitted)
+        if hasattr(task, "remarks") and fitted.history:
+            about["remarks"] = task.remarks(model, fitted.params, fitted.history[-1])
     except (BadFile, Diverged, RuntimeError) as error:
         return _fail(str(error))
-    _say(_report(fitted, perf_counter() - start, folder))
+    write(folder / "run.json", json.dumps(about, indent=2, ensure_ascii=False).encode())
+    _say(_report(fitted, about, perf_counter() - start, folder))
     return 130 if fitted.stopped == "interrupted" else 0
 
 
@@ -47,19 +50,36 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, help="of the optimiser (default: the task's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: %(default)s")
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu", "cuda"), default="cpu", help="gpu and cuda are one (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="folder of the run (default: linscan-train/TASK-MODEL-SIZE)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder, if there is one")
     parser.add_argument("--force", action="store_true", help="start anew in a folder that holds a run")
     return parser.parse_args(argv)
 
 
-def _report(fitted: Fitted, seconds: float, folder: Path) -> str:
-    count = sum(x.size for x in leaves(fitted.params).values())
-    lines = [f"{count} parameters, {seconds:.1f} s, stopped by: {fitted.stopped}; files in {folder}"]
+def _about(args: argparse.Namespace, run: Settings, layer: str, size: str, fitted: Fitted) -> dict[str, Any]:
+    """What a table of results says about a run beside the figures in its log."""
+    device = "" if args.device == "cpu" else f" --device {args.device}"
+    command = f"python -m linscan train {args.task} --model {layer} --size {size} --steps {run.steps} --seed {run.seed}"
+    return {
+        "task": args.task,
+        "command": command + device,
+        "seed": run.seed,
+        "steps": run.steps,
+        "parameters": sum(x.size for x in leaves(fitted.params).values()),
+        "device": places.name(args.device),
+        "stopped": fitted.stopped,
+        "linscan": linscan.__version__,
+    }
+
+
+def _report(fitted: Fitted, about: dict[str, Any], seconds: float, folder: Path) -> str:
+    lines = [f"{about['parameters']} parameters, {seconds:.1f} s, stopped by: {fitted.stopped}; files in {folder}"]
     if fitted.history:
         lines.append(", ".join(f"{name} {value:.6g}" for name, value in fitted.history[-1].items()))
-    return "\n".join(lines)
+    return "\n".join(lines + [f"{name}: {value}" for name, value in about.get("remarks", {}).items()])
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,8 @@
 """Trees of arrays on the host and on the GPU."""
 
 import importlib
+import os
+import platform
 from typing import Any
 
 import numpy as np
@@ -9,14 +11,21 @@ from linscan import _arrays, _trees
 
 
 def library(device: str) -> Any:
-    """NumPy for "cpu", CuPy for "gpu"; a RuntimeError that says what to install if it is missing."""
-    _arrays.check_choice("fit", "device", device, ("cpu", "gpu"))
+    """NumPy for "cpu", CuPy for "gpu" or "cuda"; a RuntimeError that says what to install if it is missing."""
+    _arrays.check_choice("fit", "device", device, ("cpu", "gpu", "cuda"))
     if device == "cpu":
         return np
     try:
         return importlib.import_module("cupy")
     except ImportError as error:
         raise RuntimeError('fit: device "gpu" needs CuPy: pip install "linscan[cuda12]" (or cuda13)') from error
+
+
+def name(device: str) -> str:
+    """What runs there, in words."""
+    if device == "cpu":
+        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return str(library(device).cuda.runtime.getDeviceProperties(0)["name"].decode())
 
 
 def move(tree: Any, xp: Any) -> Any:

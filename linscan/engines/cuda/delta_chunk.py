@@ -32,7 +32,7 @@ def fits(q: Array, v: Array, g: Array | None, w: Array | None, lead: tuple[int, 
     """Whether the tensor cores take it: else the delta rule is run as `dplr_attention`."""
     sizes = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
     plain = q.dtype.itemsize == 2 and w is None and (g is None or g.shape[-1] == 1) and math.isfinite(scale)
-    return plain and 0 < min(sizes) and sizes[2] <= 256 and q.device.compute_capability >= "80"
+    return plain and 0 < min(sizes) and sizes[2] <= 256 and int(q.device.compute_capability) >= 80
 
 
 def delta_rule(q, k, v, beta, g, S0, *, scale: float, keep: bool) -> tuple[Array, Array, Kept | None]:
@@ -90,7 +90,7 @@ class _Call:
     def gradients(self, arguments: tuple[Any, ...], scale: float) -> None:
         """Of every chunk by itself."""
         sizes = (self.keys, self.values, np.float32(scale))
-        shared = 2 * _STEPS * (3 * (_STEPS + _PAD) + 4 * (self.wide_keys + _PAD)) + 4 * (5 + 8) * _STEPS + 32
+        shared = 2 * _STEPS * (3 * (_STEPS + _PAD) + 4 * (self.wide_keys + _PAD)) + 4 * (6 + 8 + 4) * _STEPS + 32
         self.launch("delta_chunk_back.cu", "gradients", [], self.rows * self.chunks, 256, arguments + sizes, shared)
 
     def launch(self, source, name, macros, blocks, threads, arguments, shared) -> None:
@@ -104,4 +104,4 @@ def _shared(keys: int, warps: int, stages: int) -> int:
     """Bytes of the struct ``Shared`` of delta_chunk.cu."""
     stage = 2 * _STEPS * (2 * (keys + _PAD) + 16 * warps + _PAD)
     scores = 2 * _STEPS * (2 * (_STEPS + _PAD) + 2 * (16 + _PAD)) + 4 * _STEPS * 20
-    return stages * stage + scores + 2 * 5 * 4 * _STEPS
+    return stages * stage + scores + (2 * 6 + 2) * 4 * _STEPS

@@ -27,13 +27,26 @@ struct Shared {
   S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD];
   Gates gates;
   float sums[4][2][STEPS], part[WARPS];
+  int bad[3][STEPS], other[STEPS];  // steps that are not finite in E, Y and dO; of q, k, S and X it is not asked which
 };
 enum { LEFT, READING, QUERY, MET };  // of k and q with parts of their gradients
+enum { ERROR, FLOW, OUT_FLOW };      // E, Y, dO
 
 typedef float Sums[HALF / 8][4];  // of a warp: 16 steps by half of the keys
 
+// Whether what depends on E and on another one is not finite at step t.
+__device__ __forceinline__ bool spoilt(const Shared& shared, int t, int other) { return shared.bad[ERROR][t] || shared.bad[other][t]; }
+__device__ __forceinline__ void spoil_rows(Sums& x, const Shared& shared, int first, int other, int lane) {
+#pragma unroll
+  for (int r = 0; r < 2; r++)
+    if (spoilt(shared, first + lane / 4 + 8 * r, other))
+#pragma unroll
+      for (int n = 0; n < HALF / 8; n++) x[n][2 * r] = x[n][2 * r + 1] = not_a_number();
+}
+
 // The sums over keys of rows of numbers times `x`; both halves of the keys are added where they are used.
-template <class Row> __device__ __forceinline__ void dots(float (&to)[2][STEPS], const Sums& x, const Row* rows, int first, int half, int lane) {
+template <class Row>
+__device__ __forceinline__ void dots(float (&to)[2][STEPS], const Sums& x, const Row* rows, int first, int half, int lane) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     const int t = first + lane / 4 + 8 * r;
@@ -85,9 +98,10 @@ __device__ __forceinline__ void store_keys(S* to, const Sums& x, int first, int 
 
 // In place of E and Y what is written, U, and the gradient of v, R, which goes out; a thread has a quarter of a step.
 // Returns its part of dbeta.
-__device__ __forceinline__ float weigh(Shared& shared, S* dv, i64 values, int count, int width) {
+__device__ __forceinline__ float weigh(Shared& shared, S* dv, i64 values, int count, int width, bool careful) {
   const int t = threadIdx.x / 4, c = threadIdx.x % 4 * 16;
   const float beta = shared.gates.beta[t];
+  const bool bad = careful && shared.bad[FLOW][t];
   float sum = 0.0f;
 #pragma unroll
   for (int j = 0; j < 16; j += 8) {
@@ -100,6 +114,9 @@ __device__ __forceinline__ float weigh(Shared& shared, S* dv, i64 values, int co
     }
     *reinterpret_cast<Half8*>(&shared.e[t][c + j]) = e, *reinterpret_cast<Half8*>(&shared.y[t][c + j]) = y;
     if (t >= count) continue;
+    if (bad)
+#pragma unroll
+      for (int i = 0; i < 8; i++) y.item[i] = Narrow<S>::of(not_a_number());
     if (values % 8 == 0) {
       if (c + j < width) *reinterpret_cast<Half8*>(dv + t * values + c + j) = y;
     } else {
@@ -112,7 +129,7 @@ __device__ __forceinline__ float weigh(Shared& shared, S* dv, i64 values, int co
 }
 
 // dg of the chunk, two steps a lane; one warp.
-__device__ __forceinline__ void gate_gradients(const Shared& shared, float* dg, int count, int lane) {
+__device__ __forceinline__ void gate_gradients(const Shared& shared, float* dg, int count, bool careful, int lane) {
   float flow[2], left[2], last = 0.0f;
 #pragma unroll
   for (int i = 0; i < 2; i++) {
@@ -138,8 +155,24 @@ __device__ __forceinline__ void gate_gradients(const Shared& shared, float* dg, 
   for (int i = 0; i < 2; i++) {
     const int t = 2 * lane + i;
     const float sum = i ? before + left[0] + (behind + flow[1]) : before + (behind + flow[1] + flow[0]);
-    if (t < count) dg[t] = shared.gates.cut[t] == t ? 0.0f : sum;
+    const bool bad = careful && spoilt(shared, t, FLOW);
+    if (t < count) dg[t] = shared.gates.cut[t] == t ? 0.0f : bad ? not_a_number() : sum;
   }
+}
+
+// Takes out what is not finite: whole rows of steps; of S and X everything, since E and Y then say which steps see it.
+__device__ __forceinline__ void take_out(Shared& shared) {
+  clear_rows<STEPS>(shared.e, shared.bad[ERROR]), clear_rows<STEPS>(shared.y, shared.bad[FLOW]);
+  clear_rows<STEPS>(shared.flow, shared.bad[OUT_FLOW]);
+  for (int i = threadIdx.x; i < STEPS * KEYS; i += THREADS) {
+    S *rows[2] = {&shared.q[i / KEYS][i % KEYS], &shared.k[i / KEYS][i % KEYS]};
+    S *states[2] = {&shared.state[i / KEYS][i % KEYS], &shared.after[i / KEYS][i % KEYS]};
+    for (int j = 0; j < 2; j++) {
+      if (not_finite(rows[j]->bits, S())) *rows[j] = Narrow<S>::of(0.0f);
+      if (not_finite(states[j]->bits, S())) *states[j] = Narrow<S>::of(0.0f);
+    }
+  }
+  __syncthreads();
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -156,7 +189,9 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
   const i64 step_q = layout.operand[Q].time, step_k = layout.operand[K].time, step_v = layout.operand[V].time;
   load<KEYS, PACKED>(shared.q, q + place.at[Q] + t0 * step_q, step_q, count, keys);
   load<KEYS, PACKED>(shared.k, k + place.at[K] + t0 * step_k, step_k, count, keys);
-  if (warp == 0) gates(shared.gates, steep(layout, place, g, beta, chunk, lane), lane);
+  bool odd = warp == 0 && gates(shared.gates, steep(layout, place, g, beta, chunk, lane), lane), careful = false;
+  for (int n = threadIdx.x; n < 3 * STEPS; n += THREADS) shared.bad[n / STEPS][n % STEPS] = 0;
+  __syncthreads();
 
   Sums query, reading, left;
   clear(query), clear(reading), clear(left);
@@ -173,8 +208,13 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
     load<KEYS, true>(shared.after, back.states + state, KEYS, STEPS, KEYS);
     commit();
     arrived<0>();
-    __syncthreads();
-    weight += weigh(shared, dv + at * values + v, values, count, width);
+    odd |= inspect<STEPS, true>(shared.e, shared.bad[ERROR]) | inspect<STEPS, true>(shared.y, shared.bad[FLOW]);
+    odd |= inspect<STEPS, PACKED>(shared.flow, shared.bad[OUT_FLOW]);
+    odd |= inspect<KEYS, true>(shared.state, shared.other) | inspect<KEYS, true>(shared.after, shared.other);
+    if (v == 0) odd |= inspect<KEYS, PACKED>(shared.q, shared.other) | inspect<KEYS, PACKED>(shared.k, shared.other);
+    careful |= __syncthreads_or(odd);
+    if (careful) take_out(shared);
+    weight += weigh(shared, dv + at * values + v, values, count, width, careful);
     if (DECAYS)
       for (int n = threadIdx.x * 8; n < STEPS * KEYS; n += THREADS * 8) {
         const Half8 x = *reinterpret_cast<const Half8*>(&shared.state[n / KEYS][n % KEYS]);
@@ -218,12 +258,15 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
         float x[2];
 #pragma unroll
         for (int e = 0; e < 2; e++)
-          x[e] = s + e < t + (half == 0) ? (half == 0 ? scale : -1.0f) * scores[2 * j + n][2 * r + e] * between(shared.gates, t, s + e) : 0.0f;
+          x[e] = s + e < t + (half == 0)
+                     ? (half == 0 ? scale : -1.0f) * scores[2 * j + n][2 * r + e] * between(shared.gates, t, s + e)
+                     : 0.0f;
         *reinterpret_cast<u32*>(half == 0 ? &shared.e[t][s] : &shared.y[t][s]) = pair<S>(x[0], x[1]);
       }
   }
   weight += shuffle_xor(weight, 1), weight += shuffle_xor(weight, 2);
-  if (lane % 4 == 0 && threadIdx.x / 4 < count) dbeta[at + threadIdx.x / 4] = weight;
+  const int own = threadIdx.x / 4;
+  if (lane % 4 == 0 && own < count) dbeta[at + own] = careful && spoilt(shared, own, FLOW) ? not_a_number() : weight;
 #pragma unroll
   for (int by = 16; by > 0; by /= 2) met += shuffle_xor(met, by);
   if (lane == 0) shared.part[warp] = met;
@@ -250,11 +293,12 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
       mma_pair(reading[n], reading[n + 1], r, b);
     }
   }
-  store_keys(dq + at * keys, query, first, half, count, keys, lane);
   if (DECAYS) {
     dots(shared.sums[QUERY], query, shared.q, first, half, lane);
     dots(shared.sums[READING], reading, shared.k, first, half, lane);
   }
+  if (careful) spoil_rows(query, shared, first, OUT_FLOW, lane);
+  store_keys(dq + at * keys, query, first, half, count, keys, lane);
 #pragma unroll
   for (int n = 0; n < HALF / 8; n++)
 #pragma unroll
@@ -276,8 +320,9 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
   for (int n = 0; n < HALF / 8; n++)
 #pragma unroll
     for (int e = 0; e < 4; e++) left[n][e] += reading[n][e];
+  if (careful) spoil_rows(left, shared, first, FLOW, lane);
   store_keys(dk + at * keys, left, first, half, count, keys, lane);
   if (!DECAYS) return;
   __syncthreads();
-  if (warp == 0) gate_gradients(shared, dg + at, count, lane);
+  if (warp == 0) gate_gradients(shared, dg + at, count, careful, lane);
 }

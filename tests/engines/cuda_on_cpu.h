@@ -1,14 +1,16 @@
-// Enough of CUDA for a host compiler: a block's threads are threads, its barriers barriers, and blocks run one by one.
+// Enough of CUDA for a host compiler: a block's threads take turns, from barrier to barrier, and blocks run one by one.
 //
-// Slow, and blind to races and memory models; but it is the device code itself that runs, on machines without a GPU.
+// Blind to races and memory models; but it is the device code itself that runs, on machines without a GPU. A thread has a
+// stack of its own, which makecontext begins; later switches are jumps, for those of ucontext go through the kernel.
 #pragma once
+#include <setjmp.h>
+#include <ucontext.h>
+
 #include <atomic>
-#include <barrier>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
-#include <mutex>
-#include <thread>
 #include <vector>
 
 #define __device__
@@ -21,21 +23,43 @@
 #define __launch_bounds__(...)
 
 struct Index { unsigned x; };
-inline thread_local Index threadIdx, blockIdx;
-inline Index blockDim, gridDim;
+inline Index threadIdx, blockIdx, blockDim, gridDim;
+
+struct Fiber {
+  ucontext_t start;
+  jmp_buf place;
+  std::unique_ptr<char[]> stack{new char[1 << 18]};
+  bool begun = false, done = false;
+};
+inline std::vector<Fiber> fibers;
+inline jmp_buf scheduler;
+inline std::function<void()> whole;  // what each of them runs
+
+inline void wait_turn() {
+  if (!_setjmp(fibers[threadIdx.x].place)) _longjmp(scheduler, 1);
+}
+
+struct Barrier {
+  unsigned size, arrived = 0, passed = 0;
+  void arrive_and_wait() {
+    const unsigned turn = passed;
+    if (++arrived == size) arrived = 0, passed++;
+    else
+      while (passed == turn) wait_turn();
+  }
+};
 
 struct Warp {
-  std::unique_ptr<std::barrier<>> barrier = std::make_unique<std::barrier<>>(32);
+  Barrier barrier{32};
   char word[32][32];
 };
 inline std::vector<Warp> warps;
-inline std::unique_ptr<std::barrier<>> block;
+inline Barrier block;
 inline std::vector<int> votes;
-inline std::mutex atomic;
 
-inline void __syncthreads() { block->arrive_and_wait(); }
+inline void __syncthreads() { block.arrive_and_wait(); }
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-inline void __syncwarp() { warps[threadIdx.x / 32].barrier->arrive_and_wait(); }
+inline void __syncwarp() { warps[threadIdx.x / 32].barrier.arrive_and_wait(); }
 inline int __syncthreads_or(int vote) {
   votes[threadIdx.x] = vote;
   __syncthreads();
@@ -91,27 +115,55 @@ inline float __uint_as_float(unsigned bits) {
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
+inline double __longlong_as_double(long long bits) {
+  double x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+struct uint4 { unsigned x, y, z, w; };
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+template <class T> T __ldcs(const T* from) { return *from; }
+template <class T> void __stcs(T* to, T x) { *to = x; }
 template <class T> T atomicMin(T* slot, T x) {
-  std::lock_guard<std::mutex> guard(atomic);
   const T old = *slot;
   if (x < old) *slot = x;
   return old;
 }
 
+inline void begin() {
+  whole();
+  fibers[threadIdx.x].done = true;
+  _longjmp(scheduler, 1);
+}
+
 template <class Body> void launch(long long blocks, long long threads, Body body) {
   blockDim.x = threads, gridDim.x = blocks;
   warps = std::vector<Warp>(threads / 32);
-  block = std::make_unique<std::barrier<>>(threads);
+  block = Barrier{static_cast<unsigned>(threads)};
   votes.assign(threads, 0);
-  std::vector<std::thread> running;
-  for (unsigned i = 0; i < threads; i++)
-    running.emplace_back([=] {
-      threadIdx.x = i;
-      for (unsigned b = 0; b < blocks; b++) {
-        blockIdx.x = b;
-        body();
-        block->arrive_and_wait();
-      }
-    });
-  for (std::thread& thread : running) thread.join();
+  fibers = std::vector<Fiber>(threads);
+  whole = [=] {
+    for (unsigned b = 0; b < blocks; b++) {
+      blockIdx.x = b;
+      body();
+      block.arrive_and_wait();
+    }
+  };
+  for (Fiber& fiber : fibers) {
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.get(), fiber.start.uc_stack.ss_size = 1 << 18;
+    makecontext(&fiber.start, begin, 0);
+  }
+  for (bool busy = true; busy;) {
+    busy = false;
+    for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++) {
+      Fiber& fiber = fibers[threadIdx.x];
+      if (fiber.done) continue;
+      busy = true;
+      if (_setjmp(scheduler)) continue;
+      if (fiber.begun) _longjmp(fiber.place, 1);
+      fiber.begun = true;
+      setcontext(&fiber.start);
+    }
+  }
 }

@@ -5,10 +5,10 @@ template <class T> inline const T* exchange(T mine) {  // every lane's, until th
   Warp& warp = warps[threadIdx.x / 32];
   std::memcpy(warp.word[threadIdx.x % 32], &mine, sizeof mine);
   __syncwarp();
-  static thread_local T all[32];
-  for (int lane = 0; lane < 32; lane++) std::memcpy(&all[lane], warp.word[lane], sizeof mine);
+  static T all[1024][32];
+  for (int lane = 0; lane < 32; lane++) std::memcpy(&all[threadIdx.x][lane], warp.word[lane], sizeof mine);
   __syncwarp();
-  return all;
+  return all[threadIdx.x];
 }
 
 struct Fragments { u32 a[4], b[2]; };

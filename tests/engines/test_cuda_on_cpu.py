@@ -3,13 +3,16 @@
 The engine's launchers run too, with NumPy in the place of CuPy, so that grids, strides and sizes are those of a card.
 """
 
+import atexit
 import ctypes
 import importlib.util
 import shutil
 import subprocess
 import sys
+import tempfile
 import types
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +35,28 @@ template <class... A> void call(void (*kernel)(A...), void** a) { call(kernel, a
 """
 
 
-def library(place, code, kernels, level="-O0"):
+COMPILER = ("g++", "-std=c++20", "-O0", "-w", "-ffp-contract=off", "-fPIC")
+
+
+@cache
+def headers():
+    """A folder with the emulation's headers, the larger of them compiled: it takes longer than most kernels."""
+    folder = Path(tempfile.mkdtemp(prefix="linscan-headers-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in ("cuda_on_cpu.h", "mma_on_cpu.h"):
+        shutil.copy(Path(__file__).with_name(name), folder)
+    subprocess.run([*COMPILER, "-x", "c++-header", str(folder / "cuda_on_cpu.h")], check=True)
+    return folder
+
+
+def library(place, code, kernels):
     """The device code compiled for the host at `place`, with a function ``on_cpu_<name>`` for each of its `kernels`."""
     code = '#include "cuda_on_cpu.h"\n' + code + GLUE
     for name in kernels:
         code += f'extern "C" void on_cpu_{name}(long long blocks, long long threads, void** a) {{\n'
         code += f"  launch(blocks, threads, [=] {{ call({name}, a); }});\n}}\n"
     place.write_text(code)
-    command = ["g++", "-std=c++20", level, "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-    command += [f"-I{Path(__file__).parent}", "-o", str(place.with_suffix(".so")), str(place)]
+    command = [*COMPILER, "-shared", f"-I{headers()}", "-o", str(place.with_suffix(".so")), str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(place.with_suffix(".so")))

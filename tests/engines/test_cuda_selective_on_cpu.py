@@ -34,7 +34,7 @@ def engine(tmp_path_factory):
         key = source, dtype, macros
         if key not in loaded:
             kernels = ("run", "total") if "back" in source else ("run", "reduce", "carry")
-            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), kernels, "-O1")
+            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), kernels)
         return getattr(loaded[key], f"on_cpu_{name}")
 
     def kernel(source, name, dtype, *macros):

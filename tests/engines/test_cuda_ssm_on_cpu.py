@@ -45,7 +45,7 @@ def engine(tmp_path_factory):
     def compiled(source, name, dtype, macros):
         key = source, name, dtype, macros
         if key not in loaded:
-            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), (name,), "-O1")
+            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), (name,))
         return getattr(loaded[key], f"on_cpu_{name}")
 
     def kernel(source, name, dtype, *macros):

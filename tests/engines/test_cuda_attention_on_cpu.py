@@ -21,7 +21,8 @@ DTYPE = dtype_of("bfloat16")  # float16 is converted by instructions that only a
 
 KERNELS = {
     "linear_attention.cu": ("run", "reduce", "carry"),
-    "gated_attention.cu": ("states", "carry", "outputs"),
+    "gated_states.cu": ("states", "carry"),
+    "gated_attention.cu": ("outputs",),
     "gated_attention_back.cu": ("slopes", "gates"),
 }
 

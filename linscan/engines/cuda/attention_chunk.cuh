@@ -149,6 +149,17 @@ template <class F> __device__ __forceinline__ void each(State& state, int warp, 
       for (int i = 0; i < 4; i++) f((warp * TILES + m) * 16 + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2 + i % 2, state[m][n][i]);
 }
 
+// The same for two neighbouring columns at a time: f(key, column, value, value).
+template <class F> __device__ __forceinline__ void each_pair(State& state, int warp, int lane, F f) {
+#pragma unroll
+  for (int m = 0; m < TILES; m++)
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i += 2)
+        f((warp * TILES + m) * 16 + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2, state[m][n][i], state[m][n][i + 1]);
+}
+
 // S' = e^W[63] S + (e^(W[63] - W) K)^T V.
 __device__ __forceinline__ void advance(State& state, const Shared& shared, const Stage& stage, int warp, int lane) {
   const float kept = since_start(shared, STEPS - 1);

@@ -44,6 +44,12 @@ template <bool TURNED, class Row> __device__ __forceinline__ void load_b(u32 (&b
   load_tiles<TURNED>(b, TURNED ? &x[inner + i % 2 * 8 + r][column + i / 2 * 8] : &x[column + i / 2 * 8 + r][inner + i % 2 * 8]);
 }
 
+// Numbers c and c + 1 of `width`, zeros beyond.
+__device__ __forceinline__ u32 two(const S* x, int c, int width) {
+  if (PACKED) return c < width ? *reinterpret_cast<const u32*>(x) : 0;
+  return (c < width ? x[0].bits : 0) | (c + 1 < width ? static_cast<u32>(x[1].bits) << 16 : 0);
+}
+
 // 16 x 8 of a result: two neighbours at a time where their places are whole words.
 __device__ __forceinline__ void write(S* to, i64 time, const float (&x)[4], int step, int column, int count, int width, int lane,
                                       float scale) {

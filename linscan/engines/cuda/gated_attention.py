@@ -14,7 +14,7 @@ from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.head_layout import packed, placed
 
-_THREADS, _STEPS, _PAD, _TILE = 128, 64, 8, 64  # as in gated_attention.cu
+_THREADS, _STEPS, _PAD, _TILE = 128, 64, 8, 64  # as in gated_states.cu
 _WHOLE, _SEGMENT = 128, 32  # chunks of the longest sequence that is not cut, and of a segment of a longer one
 _PASS = np.dtype([(n, "i8") for n in ("keys", "values", "head", "late", "backwards", "segment")] + [("scale", "f8")])
 
@@ -26,7 +26,7 @@ class Kept(NamedTuple):
 
 
 def linear_attention(q, k, v, g, S0, *, lead, scale, keep):
-    """See `linscan.ops.linear_attention`."""
+    """See `linscan.ops.linear_attention`; also returns, if `keep`, what the pullback wants."""
     kept, S = _states(k, v, g, S0, lead=lead)
     o = _chunks("outputs", q, k, v, g, kept, lead=lead, scale=scale)
     return o, S, Kept(held(kept)) if keep else None
@@ -61,19 +61,19 @@ def _states(k, v, g, S0, *, lead, late=0, other=None):
     segment = chunks if chunks <= _WHOLE else _SEGMENT
     segments = -(-chunks // segment)
     told = _told(length, keys, values, late=late, segment=segment)
-    macros = ("WIDE", 64), ("SLICE", width), ("PACKED", int(all(map(packed, (k, v, g)))))
+    macros = ("SLICE", width), ("PACKED", int(all(map(packed, (k, v, g)))))
     stage = 2 * _STEPS * (_TILE + width + 2 * _PAD) + 4 * _STEPS * _TILE
     shared = 2 * stage + 4 * 4 * _TILE
 
     def walk(*pointers: Any) -> None:
-        code = _kernel("gated_attention.cu", "states", k.dtype.name, macros, shared)
+        code = _kernel("gated_states.cu", "states", k.dtype.name, macros, shared)
         code((segments * rows * tiles,), (_THREADS,), (layout, k, v, g, *pointers, told), shared_mem=shared)
 
     starts = None
     if segments > 1:
         starts, decays = scratch(segments * last.size, np.float32), scratch(segments * rows * keys, np.float32)
         walk(None, None, None, None, starts, decays, None, None)
-        carry = kernel("gated_attention.cu", "carry", k.dtype.name, *macros)
+        carry = kernel("gated_states.cu", "carry", k.dtype.name, *macros)
         carry((-(-last.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values, values))
     walk(S0, starts, kept, last, None, None, other, dots)
     return (kept, last) if dots is None else (kept, last, dots.sum(axis=0))

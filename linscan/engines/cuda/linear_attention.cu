@@ -68,15 +68,8 @@ __device__ __forceinline__ void mates(Mates& to, const Layout& layout, const Spo
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       const int step = 16 * warp + lane / 4 + 8 * half, c = 8 * n + lane % 4 * 2;
-      const S* from = extras.mate + place.at[MATE] + x.column + (t + step) * layout.operand[MATE].time + c;
-      u32 both = 0;
-      if (PACKED) {
-        if (step < count && c < x.width) both = *reinterpret_cast<const u32*>(from);
-      } else {
-        if (step < count && c < x.width) both = from[0].bits;
-        if (step < count && c + 1 < x.width) both |= static_cast<u32>(from[1].bits) << 16;
-      }
-      to[n][half] = both;
+      const S* from = extras.mate + place.at[MATE] + x.column + (t + step) * layout.operand[MATE].time;
+      to[n][half] = step < count ? two(from + c, c, x.width) : 0;
     }
 }
 
@@ -124,7 +117,8 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     Stage& stage = shared.stage[chunk % 2];
     next = begin(chunk + 1, extras.head, layout.length);
     const int count = static_cast<int>(next - t);
-    if (OUT) each(state, warp, lane, [&](int key, int c, float& y) { shared.state[key][c] = Narrow<S>::of(y); });
+    if (OUT)
+      each_pair(state, warp, lane, [&](int key, int c, float y, float z) { *reinterpret_cast<u32*>(&shared.state[key][c]) = pair<S>(y, z); });
     if (warp == 0) gates(shared, ahead, lane);
     if (next < x.hi) bring(shared.stage[(chunk + 1) % 2], next, begin(chunk + 2, extras.head, layout.length)), arrived<1>();
     else arrived<0>();
@@ -144,8 +138,9 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     if (OUT && KEPT == MULTIPLY) {  // forwards, this chunk is the one that many from the end
       const S* other = extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values + x.column;
       float sum = 0.0f;
-      each(state, warp, lane, [&](int key, int c, float& y) {
-        if (key < keys && c < x.width) sum = __fmaf_rn(y, widen(other[key * values + c]), sum);
+      each_pair(state, warp, lane, [&](int key, int c, float y, float z) {
+        const u32 both = key < keys ? two(other + key * values + c, c, x.width) : 0;
+        sum = __fmaf_rn(y, low(both, S()), sum), sum = __fmaf_rn(z, high(both, S()), sum);
       });
 #pragma unroll
       for (int by = 16; by > 0; by /= 2) sum += shuffle_xor(sum, by);

@@ -23,6 +23,7 @@
 #define COLUMNS 8
 #define WARPS 4
 #define DEPTH 8
+#define UNROLL 2
 #define PRE 0
 #define READS 1
 #define WRITES 1
@@ -97,14 +98,25 @@ template <int N, int BY> __device__ __forceinline__ void all_columns(C (&y)[COLU
   }
 }
 
-__device__ __forceinline__ void put(const Spot& x, const C (&y)[COLUMNS], const Problem& p, C* to, i64 time, C scale) {
-  if (!to || !x.writes) return;
-#pragma unroll
-  for (int i = 0; i < SHARE; i++) {
-    const int column = x.column + x.share + i;
-    if (x.tile * TILE + column < p.columns) to[time + column] = mul(scale, y[i]);
+// One output: where this lane's share of it goes next, if it has one.
+struct Out {
+  C* to;
+  i64 time;
+  int width;
+
+  __device__ __forceinline__ Out(const Problem& p, const Spot& x, int n) {
+    const i64 column = x.tile * TILE + x.column + x.share;
+    to = p.out[n].at && x.writes && column < p.columns ? locate<C>(p.out[n], p, x.head) + column : nullptr;
+    time = p.out[n].time, width = p.columns - column < SHARE ? static_cast<int>(p.columns - column) : SHARE;
   }
-}
+  __device__ __forceinline__ void put(const C (&y)[COLUMNS], R scale) {
+    if (!to) return;
+#pragma unroll
+    for (int i = 0; i < SHARE; i++)
+      if (SHARE == 1 || i < width) to[i] = mul(scale, y[i]);
+    to += time;
+  }
+};
 
 // Rows or columns with a decay of zero; with LOST, those of them that are not read or written on either.
 template <bool LOST> __device__ __forceinline__ void forget(State& state, const Problem& p, const Spot& x, const Tile& tile, int t) {
@@ -122,8 +134,8 @@ template <bool LOST> __device__ __forceinline__ void forget(State& state, const 
 }
 
 template <bool CAREFUL>
-__device__ __forceinline__ void step(State& state, const Problem& p, const Spot& x, const Tile& tile, int t, C* const (&out)[3],
-                                     i64 s) {
+__device__ __forceinline__ void step(State& state, const Problem& p, const Spot& x, const Tile& tile, int t, Out* out,
+                                     R scale) {
   C column[NCOLUMNS][COLUMNS], y[READS + 1][COLUMNS];
   R e[COLUMNS];
 #pragma unroll
@@ -145,7 +157,7 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
 #pragma unroll
           for (int i = 0; i < SHARE; i++) y[0][i] = add(tile.column[PRE][t][x.column + x.share + i], y[0][i]);
         }
-        put(x, y[0], p, out[0], s * p.out[0].time, Number<C>::make(1));
+        out[0].put(y[0], 1);
         all_columns<COLUMNS, LANES / 2>(y[0]);
       }
       if (CAREFUL && DECAY) forget<false>(state, p, x, tile, t);
@@ -186,7 +198,7 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
 #pragma unroll
   for (int n = FEED ? 1 : 0; n < READS + AFTER; n++) {
     sum_rows<COLUMNS, LANES / 2>(y[n]);
-    put(x, y[n], p, out[n], s * p.out[n].time, Number<C>::make(n < READS ? 1.0 : p.scale));
+    out[n].put(y[n], n < READS ? R(1) : scale);
   }
 }
 
@@ -219,7 +231,7 @@ __device__ __forceinline__ void keep(State& state, const Problem& p, const Spot&
 }
 __device__ __forceinline__ bool keeps(const Problem& p, i64 t) { return (t + 1) % EVERY == 0 || t == p.length - 1; }
 
-extern "C" __global__ void __launch_bounds__(THREADS) run(const __grid_constant__ Problem p) {
+extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 256 ? 256 / THREADS : 1) run(const __grid_constant__ Problem p) {
   __shared__ Tile tiles[2];
   const Spot x = spot(p);
   State state;
@@ -231,28 +243,30 @@ extern "C" __global__ void __launch_bounds__(THREADS) run(const __grid_constant_
     const C* const first = locate<C>(p.first, p, x.head);
     each(state, p, x, [=](i64 row, i64 column, C& number) { number = first[row * p.first_row + column * p.first_column]; });
   }
-  C* out[3];
-#pragma unroll
-  for (int n = 0; n < 3; n++) out[n] = p.out[n].at ? locate<C>(p.out[n], p, x.head) + x.tile * TILE : nullptr;
+  Out out[3] = {Out(p, x, 0), Out(p, x, 1), Out(p, x, 2)};
+  const R scale = sizeof(R) == 4 ? p.scale32 : p.scale;
   Stage stage(p, x.head, x.tile * TILE);
-  stage.fetch(p, 0);
-  int careful = __syncthreads_or(stage.store(tiles[0], p, 0)), now = 0;
+  // Backwards the first tile is the short one: states are kept between tiles, at the same steps in both directions.
+  int count = static_cast<int>(p.length < DEPTH ? p.length : KEEP == MULTIPLY ? (p.length - 1) % DEPTH + 1 : DEPTH);
+  stage.fetch(p, count);
+  int careful = __syncthreads_or(stage.store(tiles[0])), now = 0;
 #pragma unroll 1
-  for (i64 s = 0; s < p.length; s += DEPTH) {
-    const bool more = s + DEPTH < p.length;
-    const int count = more ? DEPTH : static_cast<int>(p.length - s);
-    if (more) stage.fetch(p, s + DEPTH);
+  for (i64 s = 0; s < p.length;) {
+    const i64 next = s + count, left = p.length - next;
+    const int coming = static_cast<int>(left < DEPTH ? left : DEPTH);
+    if (coming) stage.fetch(p, coming);
+    if (KEEP == MULTIPLY && keeps(p, p.length - 1 - s)) keep(state, p, x, p.length - 1 - s);
+    if (count == DEPTH && !careful) {
+#pragma unroll TOGETHER
+      for (int t = 0; t < DEPTH; t++) step<false>(state, p, x, tiles[now], t, out, scale);
+    } else {
 #pragma unroll 1
-    for (int t = 0; t < count; t++) {
-      if (KEEP == MULTIPLY && keeps(p, p.length - 1 - s - t)) keep(state, p, x, p.length - 1 - s - t);
-      if (careful)
-        step<true>(state, p, x, tiles[now], t, out, s + t);
-      else
-        step<false>(state, p, x, tiles[now], t, out, s + t);
-      if (KEEP == WRITE && keeps(p, s + t)) keep(state, p, x, s + t);
+      for (int t = 0; t < count; t++) step<true>(state, p, x, tiles[now], t, out, scale);
     }
+    if (KEEP == WRITE && keeps(p, next - 1)) keep(state, p, x, next - 1);
     now ^= 1;
-    careful = __syncthreads_or(more ? stage.store(tiles[now], p, s + DEPTH) : 0);
+    careful = __syncthreads_or(coming ? stage.store(tiles[now]) : 0);
+    s = next, count = coming;
   }
   if (p.last)
     each(state, p, x, [=](i64 row, i64 column, C& number) { p.last[(x.head * p.rows + row) * p.columns + column] = number; });

@@ -7,7 +7,7 @@ typedef Real<C>::type R;
 enum { READ = 1, SUM };               // FEED: S += w y^T, S += w (x + y)^T
 enum { BY_STEP = 1, BY_ROW, BY_COLUMN };  // DECAY
 enum { WRITE = 1, MULTIPLY };         // KEEP
-constexpr int EVERY = 64;
+constexpr int EVERY = 64, TOGETHER = UNROLL;
 constexpr int ROWS = LANES * PER, THREADS = 32 * WARPS, TILE = THREADS / LANES * COLUMNS;
 constexpr int SHARE = COLUMNS > LANES ? COLUMNS / LANES : 1;
 constexpr int NROWS = PRE + READS + WRITES + AFTER, NCOLUMNS = PRE + WRITES - (FEED == READ);
@@ -18,6 +18,7 @@ struct Problem {
   i64 length, heads, rows, columns, chunks, ndim, size[6];
   i64 first_row, first_column;
   double scale;
+  float scale32, unused;  // the same: converted in the loop it would be at every step
   Operand row[4], column[2], decay, first, out[3];
   C *last, *kept;
   R* dots;
@@ -35,14 +36,14 @@ template <class T, int WIDTH> struct Vector {
   const T* from;
   Pack<T, N> held[COUNT];
 
-  // `width` numbers of each step are there, `length` steps are left.
-  __device__ __forceinline__ void fetch(i64 time, i64 width, i64 length, T fill) {
+  // The next `steps` steps, of `width` numbers each.
+  __device__ __forceinline__ void fetch(i64 time, i64 width, int steps, T fill) {
 #pragma unroll
     for (int n = 0; n < COUNT; n++) {
       const int index = threadIdx.x + n * THREADS, t = index / PACKS, column = index % PACKS * N;
 #pragma unroll
       for (int i = 0; i < N; i++) held[n].item[i] = fill;
-      if (t >= DEPTH || t >= length || column >= width) continue;
+      if (t >= steps || column >= width) continue;
       const T* const at = from + t * time + column;
       if (PACKED && N == 4) {
         held[n] = *reinterpret_cast<const Pack<T, N>*>(at);
@@ -52,7 +53,7 @@ template <class T, int WIDTH> struct Vector {
           if (column + i < width) held[n].item[i] = at[i];
       }
     }
-    from += DEPTH * time;
+    from += steps * time;
   }
   template <int STRIDE, class F> __device__ __forceinline__ void store(T (*to)[STRIDE], F f) {
 #pragma unroll
@@ -81,16 +82,16 @@ struct Stage {
     for (int n = 0; n < NCOLUMNS; n++) column[n].from = locate<const C>(p.column[n], p, head) + tile;
     if (DECAY) decay.from = locate<const R>(p.decay, p, head) + (DECAY == BY_COLUMN ? tile : 0);
   }
-  __device__ __forceinline__ void fetch(const Problem& p, i64 s) {
+  __device__ __forceinline__ void fetch(const Problem& p, int steps) {
     const C zero = Number<C>::make(0);
 #pragma unroll
-    for (int n = 0; n < NROWS; n++) row[n].fetch(p.row[n].time, p.rows, p.length - s, zero);
+    for (int n = 0; n < NROWS; n++) row[n].fetch(p.row[n].time, p.rows, steps, zero);
 #pragma unroll
-    for (int n = 0; n < NCOLUMNS; n++) column[n].fetch(p.column[n].time, width, p.length - s, zero);
-    if (DECAY) decay.fetch(p.decay.time, DECAY == BY_ROW ? p.rows : DECAY == BY_COLUMN ? width : 1, p.length - s, 0);
+    for (int n = 0; n < NCOLUMNS; n++) column[n].fetch(p.column[n].time, width, steps, zero);
+    if (DECAY) decay.fetch(p.decay.time, DECAY == BY_ROW ? p.rows : DECAY == BY_COLUMN ? width : 1, steps, 0);
   }
   // Whether one of this thread's decays is zero.
-  __device__ __forceinline__ int store(Tile& to, const Problem& p, i64 s) {
+  __device__ __forceinline__ int store(Tile& to) {
     int zero = 0;
 #pragma unroll
     for (int n = 0; n < NROWS; n++) row[n].store(to.row[n], [](C x) { return x; });

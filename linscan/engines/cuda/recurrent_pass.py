@@ -14,11 +14,12 @@ EVERY = 64  # steps between the states that are kept, as in the device code
 READ, SUM = 1, 2  # what is read is written, or added to what is
 _BY_STEP, _BY_ROW, _BY_COLUMN = 1, 2, 3
 _SHARED = 48 << 10  # bytes every card gives a block
+_UNROLL = 4  # steps the compiler may interleave
 _WARPS, _BLOCKS = 4, 132  # of a block; below so many blocks they are made smaller
 _PROBLEM = np.dtype(
     [(name, "i8") for name in ("length", "heads", "rows", "columns", "chunks")]
     + SIZES
-    + [("first_row", "i8"), ("first_column", "i8"), ("scale", "f8")]
+    + [("first_row", "i8"), ("first_column", "i8"), ("scale", "f8"), ("scale32", "f4", 2)]
     + [("row", OPERAND, 4), ("column", OPERAND, 2), ("decay", OPERAND), ("first", OPERAND), ("out", OPERAND, 3)]
     + [("last", "u8"), ("kept", "u8"), ("dots", "u8")]
 )
@@ -108,7 +109,7 @@ def run(
     dots = cupy.zeros((tiles * sizes.warps, heads, chunks, height), real_dtype(dtype)) if multiply else None
     p = np.zeros(1, _PROBLEM)
     p["length"], p["heads"], p["rows"], p["columns"] = length, heads, height, width
-    p["chunks"], p["scale"] = chunks, scale
+    p["chunks"], p["scale"], p["scale32"] = chunks, scale, scale
     arrays: dict[Any, Array] = {("row", i): x for i, x in enumerate(rows)}
     arrays |= {("column", i): x for i, x in enumerate(columns)}
     arrays |= {("out", i): x for i, x in enumerate(outs) if x is not None}
@@ -122,7 +123,13 @@ def run(
     p["last"], p["kept"], p["dots"] = (0 if x is None else x.data.ptr for x in (last, kept, dots))
     vectors = alive[: len(rows) + len(columns)] + ([arrays["decay"]] if decay > _BY_STEP else [])
     macros: dict[str, int] = {"LANES": sizes.lanes, "PER": sizes.per, "COLUMNS": sizes.columns, "WARPS": sizes.warps}
-    macros |= {"DEPTH": sizes.depth, "PRE": program.pre, "READS": program.reads, "WRITES": program.writes}
+    macros |= {
+        "DEPTH": sizes.depth,
+        "UNROLL": _UNROLL,
+        "PRE": program.pre,
+        "READS": program.reads,
+        "WRITES": program.writes,
+    }
     macros |= {"AFTER": program.after, "FEED": program.feed, "DECAY": decay}
     macros |= {"KEEP": 0 if kept is None else 2 if multiply else 1, "PACKED": int(packed(*vectors))}
     code = kernel("recurrent.cu", "run", dtype.name, *macros.items())

@@ -5,6 +5,7 @@
 #   make lint    ruff and mypy
 #   make docs    the documentation, into docs/_build/html
 #   make bench   measure every operation against its peers
+#   make results put ended runs into docs/results.md  ARGS="linscan-train/copy-lru-small …"
 #   make table   put the support table into the README
 #   make clean   remove the environment and what was built
 #
@@ -22,7 +23,7 @@ RUN := $(BIN)/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --prefer-binary
 ARGS ?=
 
-.PHONY: demo test lint docs bench table clean
+.PHONY: demo test lint docs bench results table clean
 
 demo: $(VENV)/.plot
 	$(RUN) -m linscan demo $(ARGS)
@@ -40,6 +41,9 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.bench
 	$(RUN) -m benchmarks $(ARGS)
+
+results: $(VENV)/.bench
+	$(RUN) -m benchmarks.results $(ARGS)
 
 table: $(VENV)/.test
 	$(RUN) .ci/update_support_table.py

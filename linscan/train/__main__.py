@@ -27,14 +27,16 @@ def main(argv: list[str] | None = None) -> int:
     task, run = preset.task(), settings(preset, args.steps, args.seed)
     start = perf_counter()
     try:
-        model = stack(task, layer, size, preset.length)
+        model, about = stack(task, layer, size, preset.length), _about(args, run, layer, size)
+        if args.force or not (folder / NAME).exists():
+            _describe(folder, about)
         fitted = fit(model, task, run, folder=folder, resume=args.resume, device=args.device)
-        about = _about(args, run, layer, size, fitted)
+        about |= {"parameters": sum(x.size for x in leaves(fitted.params).values()), "stopped": fitted.stopped}
         if hasattr(task, "remarks") and fitted.history:
             about["remarks"] = task.remarks(model, fitted.params, fitted.history[-1])
     except (BadFile, Diverged, RuntimeError) as error:
         return _fail(str(error))
-    write(folder / "run.json", json.dumps(about, indent=2, ensure_ascii=False).encode())
+    _describe(folder, about)
     _say(_report(fitted, about, perf_counter() - start, folder))
     return 130 if fitted.stopped == "interrupted" else 0
 
@@ -59,7 +61,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _about(args: argparse.Namespace, run: Settings, layer: str, size: str, fitted: Fitted) -> dict[str, Any]:
+def _about(args: argparse.Namespace, run: Settings, layer: str, size: str) -> dict[str, Any]:
     """What a table of results says about a run beside the figures in its log."""
     device = "" if args.device == "cpu" else f" --device {args.device}"
     command = f"python -m linscan train {args.task} --model {layer} --size {size} --steps {run.steps} --seed {run.seed}"
@@ -68,11 +70,14 @@ def _about(args: argparse.Namespace, run: Settings, layer: str, size: str, fitte
         "command": command + device,
         "seed": run.seed,
         "steps": run.steps,
-        "parameters": sum(x.size for x in leaves(fitted.params).values()),
         "device": places.name(args.device),
-        "stopped": fitted.stopped,
         "linscan": linscan.__version__,
     }
+
+
+def _describe(folder: Path, about: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "run.json", json.dumps(about, indent=2, ensure_ascii=False).encode())
 
 
 def _report(fitted: Fitted, about: dict[str, Any], seconds: float, folder: Path) -> str:

@@ -54,9 +54,7 @@ def test_tails_of_every_tile(rng, dtype, length, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("keys", "values"), [(1, 1), (16, 7), (33, 64), (80, 65), (128, 128), (128, 16), (200, 32), (256, 256), (64, 136)]
-)
+@pytest.mark.parametrize(("keys", "values"), [(16, 7), (80, 65), (128, 128), (256, 256), (64, 136)])
 def test_any_width(rng, keys, values, kind):
     check(problem(rng, "bfloat16", 70, keys, values, lead=(), kind=kind), "bfloat16", scale=keys**-0.5)
 

@@ -65,17 +65,17 @@ def _states(k, v, g, S0, *, lead, late=0, other=None):
     stage = 2 * _STEPS * (_TILE + width + 2 * _PAD) + 4 * _STEPS * _TILE
     shared = 2 * stage + 4 * 4 * _TILE
 
-    def walk(*pointers: Any) -> None:
+    def walk(segments: int, *pointers: Any) -> None:
         code = _kernel("gated_states.cu", "states", k.dtype.name, macros, shared)
         code((segments * rows * tiles,), (_THREADS,), (layout, k, v, g, *pointers, told), shared_mem=shared)
 
     starts = None
     if segments > 1:
         starts, decays = scratch(segments * last.size, np.float32), scratch(segments * rows * keys, np.float32)
-        walk(None, None, None, None, starts, decays, None, None)
+        walk(segments - 1, None, None, None, None, starts, decays, None, None)
         carry = kernel("gated_states.cu", "carry", k.dtype.name, *macros)
         carry((-(-last.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values, values))
-    walk(S0, starts, kept, last, None, None, other, dots)
+    walk(segments, S0, starts, kept, last, None, None, other, dots)
     return (kept, last) if dots is None else (kept, last, dots.sum(axis=0))
 
 

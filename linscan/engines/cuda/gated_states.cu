@@ -156,7 +156,7 @@ states(const __grid_constant__ Layout layout, const S* k, const S* v, const floa
   }
 }
 
-// From segment to segment: `ends` becomes what enters each.
+// From segment to segment: `ends`, of all but the last, becomes what enters each.
 extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* ends, const float* decays, const float* first,
                                  i64 segments, i64 size, i64 values) {
   const i64 index = blockIdx.x * i64(blockDim.x) + threadIdx.x;
@@ -165,7 +165,8 @@ extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* e
   float state = first ? first[locate(layout, row).at[STATE] + n] : 0.0f;
   for (i64 i = 0; i < segments; i++) {
     const i64 slot = i * layout.rows + row;
-    const float end = ends[slot * size + n], decay = decays[slot * (size / values) + n / values];
+    const bool more = i + 1 < segments;
+    const float end = more ? ends[slot * size + n] : 0.0f, decay = more ? decays[slot * (size / values) + n / values] : 0.0f;
     ends[slot * size + n] = state;
     state = decay == 0.0f ? end : __fmaf_rn(decay, state, end);
   }

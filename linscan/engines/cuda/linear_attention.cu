@@ -171,7 +171,7 @@ reduce(const __grid_constant__ Layout layout, const S* k, const S* v, const floa
   if (threadIdx.x == 0 && x.column == 0) decays[slot] = decay;
 }
 
-// From segment to segment: `ends` becomes what enters each.
+// From segment to segment: `ends`, of all but the last, becomes what enters each.
 extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* ends, const float* decays, const float* first,
                                  i64 segments, i64 size) {
   const i64 index = blockIdx.x * i64(blockDim.x) + threadIdx.x;
@@ -180,7 +180,8 @@ extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* e
   float state = first ? first[locate(layout, row).at[STATE] + n] : 0.0f;
   for (i64 k = 0; k < segments; k++) {
     const i64 slot = k * layout.rows + row;
-    const float end = ends[slot * size + n], decay = decays[slot];
+    const bool more = k + 1 < segments;
+    const float end = more ? ends[slot * size + n] : 0.0f, decay = more ? decays[slot] : 0.0f;
     ends[slot * size + n] = state;
     state = decay == 0.0f ? end : __fmaf_rn(decay, state, end);
   }

@@ -118,7 +118,7 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
     segment = chunks if chunks <= _WHOLE else _SEGMENT
     segments = -(-chunks // segment)
 
-    def launch(name: str, *arguments: Any) -> None:
+    def launch(name: str, segments: int, *arguments: Any) -> None:
         code = kernel("linear_attention.cu", name, q.dtype.name, *macros)
         if code.max_dynamic_shared_size_bytes < _shared(wide, width):
             code.max_dynamic_shared_size_bytes = _shared(wide, width)
@@ -127,10 +127,10 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
     starts = None
     if segments > 1:
         starts, decays = scratch(segments * S.size, np.float32), scratch(segments * rows, np.float32)
-        launch("reduce", k, v, g, starts, decays, keys, values, segment)
+        launch("reduce", segments - 1, k, v, g, starts, decays, keys, values, segment)
         carry = kernel("linear_attention.cu", "carry", q.dtype.name, *macros)
         carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values))
-    launch("run", q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
+    launch("run", segments, q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
     return _Done(o, S, *(None if x is None else x.sum(axis=0) for x in (dots, sums)))
 
 

@@ -13,6 +13,8 @@ from linscan.engines.cuda.head_layout import packed, placed
 
 _STEPS, _PAD = 64, 8  # as in delta_chunk.cuh
 _TILE = 64  # values are padded to a multiple of it in what is kept
+_STAGES = 3  # chunks in shared memory, at most
+_WARPS = 16  # of a block that makes the gradients of a chunk
 _FEW = 64  # blocks that leave half of the card idle: then each has half the values
 _KEPT = np.dtype([("steps", "u8"), ("states", "u8"), ("wide", "i8")])
 
@@ -79,19 +81,24 @@ class _Call:
         """Through all chunks, one block for each row and 128 or 64 of its values."""
         warps = 8 if self.values > 64 and self.rows * -(-self.values // 128) > _FEW else 4
         limit = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
-        stages = 2 if _shared(self.wide_keys, warps, 2) <= limit else 1
-        macros = [("WARPS", warps), ("STAGES", stages), ("KEEP", int(kept is not None))]
+        stages = max(n for n in range(1, _STAGES + 1) if n == 1 or _shared(self.wide_keys, warps, n) <= limit)
+        source = "delta_chunk.cu" if name == "forwards" else "delta_chunk_flow.cu"
+        macros = [("WARPS", warps), ("STAGES", stages)]
+        macros += [("KEEP", int(kept is not None))] if name == "forwards" else []
         struct = np.zeros(1, f"V{_KEPT.itemsize}") if kept is None else kept.struct()
         blocks = self.rows * -(-self.values // (16 * warps))
         sizes = (self.keys, self.values, np.float32(scale), struct)
         shared = _shared(self.wide_keys, warps, stages)
-        self.launch("delta_chunk.cu", name, macros, blocks, 32 * warps, arguments + sizes, shared)
+        self.launch(source, name, macros, blocks, 32 * warps, arguments + sizes, shared)
 
     def gradients(self, arguments: tuple[Any, ...], scale: float) -> None:
         """Of every chunk by itself."""
-        sizes = (self.keys, self.values, np.float32(scale))
-        shared = 2 * _STEPS * (3 * (_STEPS + _PAD) + 4 * (self.wide_keys + _PAD)) + 4 * (6 + 8 + 4) * _STEPS + 32
-        self.launch("delta_chunk_back.cu", "gradients", [], self.rows * self.chunks, 256, arguments + sizes, shared)
+        tiles, sums = 3 * (_STEPS + _PAD) + 4 * (self.wide_keys + _PAD), (_WARPS + 6 + 4) * _STEPS + _WARPS
+        threads, shared = 32 * _WARPS, 2 * _STEPS * tiles + 4 * sums
+        arguments += self.keys, self.values, np.float32(scale)
+        self.launch(
+            "delta_chunk_back.cu", "gradients", [("WARPS", _WARPS)], self.rows * self.chunks, threads, arguments, shared
+        )
 
     def launch(self, source, name, macros, blocks, threads, arguments, shared) -> None:
         code = kernel(source, name, self.inputs[0].dtype.name, *self.macros, *macros)
@@ -101,7 +108,7 @@ class _Call:
 
 
 def _shared(keys: int, warps: int, stages: int) -> int:
-    """Bytes of the struct ``Shared`` of delta_chunk.cu."""
-    stage = 2 * _STEPS * (2 * (keys + _PAD) + 16 * warps + _PAD)
+    """Bytes of the struct ``Shared`` of delta_pass.cuh."""
+    stage, turns = 2 * _STEPS * (2 * (keys + _PAD) + 16 * warps + _PAD), 2 if stages == 3 else 1
     scores = 2 * _STEPS * (2 * (_STEPS + _PAD) + 2 * (16 + _PAD)) + 4 * _STEPS * 20
-    return stages * stage + scores + (2 * 6 + 2) * 4 * _STEPS
+    return stages * stage + turns * scores + (3 * 6 + 1 + turns) * 4 * _STEPS

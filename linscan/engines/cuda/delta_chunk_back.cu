@@ -8,31 +8,32 @@
 // W each of these depends on,
 //   dg[t] = e^W[63] <S, X> + sum over s < t of k·dk left + sum over s >= t of (q·dq + k·dk reading - k·dk met).
 //
-// Eight warps, of 16 steps and half of the keys each; values come in tiles of 64. All sums are float32.
+// A warp has 16 steps and a share of the keys; values come in tiles of 64. All sums are float32.
 // Bytes moved: q, k, do, E, Y and dq, dk, dv once, S and X once a chunk.
 #ifndef STORAGE
 #define STORAGE bfloat16
 #define KEYS 128
 #define DECAYS 1
 #define PACKED 1
+#define WARPS 16
 #endif
-#define WARPS 8
 #include "delta_chunk.cuh"
 
-constexpr int HALF = KEYS / 2;
+constexpr int SHARES = WARPS / 4, SHARE = KEYS / SHARES;  // of the keys
+constexpr int QUARTERS = THREADS / STEPS;                 // threads to a step
 
 struct Shared {
   S e[STEPS][WIDTH], y[STEPS][WIDTH], flow[STEPS][WIDTH];  // E, then U, then dP; Y, then R, then dL; dO
   S state[STEPS][KEYS + PAD], after[STEPS][KEYS + PAD];    // S and X, a row for each of 64 values
   S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD];
   Gates gates;
-  float sums[4][2][STEPS], part[WARPS];
+  float sums[4][SHARES][STEPS], part[WARPS];
   int bad[3][STEPS], other[STEPS];  // steps that are not finite in E, Y and dO; of q, k, S and X it is not asked which
 };
 enum { LEFT, READING, QUERY, MET };  // of k and q with parts of their gradients
 enum { ERROR, FLOW, OUT_FLOW };      // E, Y, dO
 
-typedef float Sums[HALF / 8][4];  // of a warp: 16 steps by half of the keys
+typedef float Sums[SHARE / 8][4];  // of a warp: 16 steps by its share of the keys
 
 // Whether what depends on E and on another one is not finite at step t.
 __device__ __forceinline__ bool spoilt(const Shared& shared, int t, int other) { return shared.bad[ERROR][t] || shared.bad[other][t]; }
@@ -41,50 +42,50 @@ __device__ __forceinline__ void spoil_rows(Sums& x, const Shared& shared, int fi
   for (int r = 0; r < 2; r++)
     if (spoilt(shared, first + lane / 4 + 8 * r, other))
 #pragma unroll
-      for (int n = 0; n < HALF / 8; n++) x[n][2 * r] = x[n][2 * r + 1] = not_a_number();
+      for (int n = 0; n < SHARE / 8; n++) x[n][2 * r] = x[n][2 * r + 1] = not_a_number();
 }
 
-// The sums over keys of rows of numbers times `x`; both halves of the keys are added where they are used.
+// The sums over keys of rows of numbers times `x`; the shares of the keys are added where they are used.
 template <class Row>
-__device__ __forceinline__ void dots(float (&to)[2][STEPS], const Sums& x, const Row* rows, int first, int half, int lane) {
+__device__ __forceinline__ void dots(float (&to)[SHARES][STEPS], const Sums& x, const Row* rows, int first, int share, int lane) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     const int t = first + lane / 4 + 8 * r;
     float sum = 0.0f;
 #pragma unroll
-    for (int n = 0; n < HALF / 8; n++) {
-      const u32 word = *reinterpret_cast<const u32*>(&rows[t][half * HALF + 8 * n + lane % 4 * 2]);
+    for (int n = 0; n < SHARE / 8; n++) {
+      const u32 word = *reinterpret_cast<const u32*>(&rows[t][share * SHARE + 8 * n + lane % 4 * 2]);
       sum = __fmaf_rn(x[n][2 * r], low(word, S()), sum);
       sum = __fmaf_rn(x[n][2 * r + 1], high(word, S()), sum);
     }
     sum += shuffle_xor(sum, 1), sum += shuffle_xor(sum, 2);
-    if (lane % 4 == 0) to[half][t] = sum;
+    if (lane % 4 == 0) to[share][t] = sum;
   }
 }
 
 // x += a (16 steps by 16) times 16 rows of keys.
-template <class Row> __device__ __forceinline__ void add_keys(Sums& x, const u32 (&a)[4], const Row* rows, int inner, int half, int lane) {
+template <class Row> __device__ __forceinline__ void add_keys(Sums& x, const u32 (&a)[4], const Row* rows, int inner, int share, int lane) {
 #pragma unroll
-  for (int n = 0; n < HALF / 8; n += 2) {
+  for (int n = 0; n < SHARE / 8; n += 2) {
     u32 b[4];
-    load_b<true>(b, rows, inner, half * HALF + 8 * n, lane);
+    load_b<true>(b, rows, inner, share * SHARE + 8 * n, lane);
     mma_pair(x[n], x[n + 1], a, b);
   }
 }
 
 __device__ __forceinline__ void scale_rows(Sums& x, float upper, float lower) {
 #pragma unroll
-  for (int n = 0; n < HALF / 8; n++)
+  for (int n = 0; n < SHARE / 8; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++) x[n][i] = times(i < 2 ? upper : lower, x[n][i]);
 }
 
-__device__ __forceinline__ void store_keys(S* to, const Sums& x, int first, int half, int count, int keys, int lane) {
+__device__ __forceinline__ void store_keys(S* to, const Sums& x, int first, int share, int count, int keys, int lane) {
 #pragma unroll
-  for (int n = 0; n < HALF / 8; n++)
+  for (int n = 0; n < SHARE / 8; n++)
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      const int t = first + lane / 4 + 8 * r, key = half * HALF + 8 * n + lane % 4 * 2;
+      const int t = first + lane / 4 + 8 * r, key = share * SHARE + 8 * n + lane % 4 * 2;
       S* at = to + t * i64(keys) + key;
       if (t >= count) continue;
       if (keys % 2 == 0) {
@@ -96,15 +97,15 @@ __device__ __forceinline__ void store_keys(S* to, const Sums& x, int first, int 
     }
 }
 
-// In place of E and Y what is written, U, and the gradient of v, R, which goes out; a thread has a quarter of a step.
+// In place of E and Y what is written, U, and the gradient of v, R, which goes out; a thread has a part of a step.
 // Returns its part of dbeta.
 __device__ __forceinline__ float weigh(Shared& shared, S* dv, i64 values, int count, int width, bool careful) {
-  const int t = threadIdx.x / 4, c = threadIdx.x % 4 * 16;
+  const int t = threadIdx.x / QUARTERS, c = threadIdx.x % QUARTERS * (STEPS / QUARTERS);
   const float beta = shared.gates.beta[t];
   const bool bad = careful && shared.bad[FLOW][t];
   float sum = 0.0f;
 #pragma unroll
-  for (int j = 0; j < 16; j += 8) {
+  for (int j = 0; j < STEPS / QUARTERS; j += 8) {
     Half8 e = *reinterpret_cast<const Half8*>(&shared.e[t][c + j]), y = *reinterpret_cast<const Half8*>(&shared.y[t][c + j]);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -135,8 +136,12 @@ __device__ __forceinline__ void gate_gradients(const Shared& shared, float* dg, 
   for (int i = 0; i < 2; i++) {
     const int t = 2 * lane + i;
     const auto& sums = shared.sums;
-    flow[i] = sums[QUERY][0][t] + sums[QUERY][1][t] + (sums[READING][0][t] + sums[READING][1][t]) - (sums[MET][0][t] + sums[MET][1][t]);
-    left[i] = sums[LEFT][0][t] + sums[LEFT][1][t];
+    flow[i] = left[i] = 0.0f;
+#pragma unroll
+    for (int n = 0; n < SHARES; n++) {
+      flow[i] += sums[QUERY][n][t] + sums[READING][n][t] - sums[MET][n][t];
+      left[i] += sums[LEFT][n][t];
+    }
   }
   for (int w = 0; w < WARPS; w++) last += shared.part[w];
   last = times(shared.gates.start[STEPS - 1], last);
@@ -184,7 +189,7 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
   const i64 chunks = (layout.length + STEPS - 1) / STEPS, row = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
   const i64 t0 = chunk * STEPS, at = row * layout.length + t0;
   const Place place = locate(layout, row);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, i = warp % 4, half = warp / 4, first = 16 * i;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, i = warp % 4, share = warp / 4, first = 16 * i;
   const int count = at_most_steps(layout.length - t0);
   const i64 step_q = layout.operand[Q].time, step_k = layout.operand[K].time, step_v = layout.operand[V].time;
   load<KEYS, PACKED>(shared.q, q + place.at[Q] + t0 * step_q, step_q, count, keys);
@@ -193,9 +198,10 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
   for (int n = threadIdx.x; n < 3 * STEPS; n += THREADS) shared.bad[n / STEPS][n % STEPS] = 0;
   __syncthreads();
 
+  const bool outer = share % 2 == 0;  // this warp's tiles are of dP, not of dL
   Sums query, reading, left;
   clear(query), clear(reading), clear(left);
-  float scores[STEPS / 8][4], met = 0.0f, weight = 0.0f;
+  float scores[STEPS / 4 / SHARES][4], met = 0.0f, weight = 0.0f;
   clear(scores);
 #pragma unroll 1
   for (i64 v = 0; v < forth.wide; v += STEPS) {
@@ -230,25 +236,27 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
       load_a<false>(r, shared.y, first, c, lane);
       load_a<false>(u, shared.e, first, c, lane);
 #pragma unroll
-      for (int j = 0; j < BLOCKS; j++) {
+      for (int n = 0; n < 2 * BLOCKS / SHARES; n++) {
+        const int j = share / 2 + n * (SHARES / 2);
         if (j > i) continue;
         load_b<false>(b, shared.e, c, 16 * j, lane);
-        if (half == 0) mma_pair(scores[2 * j], scores[2 * j + 1], a, b);
-        else mma_pair(scores[2 * j], scores[2 * j + 1], r, b);
+        if (outer) mma_pair(scores[2 * n], scores[2 * n + 1], a, b);
+        else mma_pair(scores[2 * n], scores[2 * n + 1], r, b);
       }
 #pragma unroll
-      for (int n = 0; n < HALF / 8; n += 2) {
-        load_b<true>(b, shared.state, c, half * HALF + 8 * n, lane);
+      for (int n = 0; n < SHARE / 8; n += 2) {
+        load_b<true>(b, shared.state, c, share * SHARE + 8 * n, lane);
         mma_pair(query[n], query[n + 1], a, b);
         mma_pair(reading[n], reading[n + 1], r, b);
-        load_b<true>(b, shared.after, c, half * HALF + 8 * n, lane);
+        load_b<true>(b, shared.after, c, share * SHARE + 8 * n, lane);
         mma_pair(left[n], left[n + 1], u, b);
       }
     }
     __syncthreads();
   }
 #pragma unroll
-  for (int j = 0; j < BLOCKS; j++) {
+  for (int m = 0; m < 2 * BLOCKS / SHARES; m++) {
+    const int j = share / 2 + m * (SHARES / 2);
     if (j > i) continue;
 #pragma unroll
     for (int n = 0; n < 2; n++)
@@ -257,16 +265,17 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
         const int t = first + lane / 4 + 8 * r, s = 16 * j + 8 * n + lane % 4 * 2;
         float x[2];
 #pragma unroll
-        for (int e = 0; e < 2; e++)
-          x[e] = s + e < t + (half == 0)
-                     ? (half == 0 ? scale : -1.0f) * scores[2 * j + n][2 * r + e] * between(shared.gates, t, s + e)
-                     : 0.0f;
-        *reinterpret_cast<u32*>(half == 0 ? &shared.e[t][s] : &shared.y[t][s]) = pair<S>(x[0], x[1]);
+        for (int e = 0; e < 2; e++) {
+          const float y = (outer ? scale : -1.0f) * scores[2 * m + n][2 * r + e];
+          x[e] = s + e < t + outer ? y * between(shared.gates, t, s + e) : 0.0f;
+        }
+        *reinterpret_cast<u32*>(outer ? &shared.e[t][s] : &shared.y[t][s]) = pair<S>(x[0], x[1]);
       }
   }
-  weight += shuffle_xor(weight, 1), weight += shuffle_xor(weight, 2);
-  const int own = threadIdx.x / 4;
-  if (lane % 4 == 0 && own < count) dbeta[at + own] = careful && spoilt(shared, own, FLOW) ? not_a_number() : weight;
+#pragma unroll
+  for (int by = 1; by < QUARTERS; by *= 2) weight += shuffle_xor(weight, by);
+  const int own = threadIdx.x / QUARTERS;
+  if (lane % QUARTERS == 0 && own < count) dbeta[at + own] = careful && spoilt(shared, own, FLOW) ? not_a_number() : weight;
 #pragma unroll
   for (int by = 16; by > 0; by /= 2) met += shuffle_xor(met, by);
   if (lane == 0) shared.part[warp] = met;
@@ -278,7 +287,7 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
   scale_rows(reading, -start[0], -start[1]);
   if (DECAYS) {
     scale_rows(left, gate.end[upper], gate.end[lower]);
-    dots(shared.sums[LEFT], left, shared.k, first, half, lane);
+    dots(shared.sums[LEFT], left, shared.k, first, share, lane);
   }
 #pragma unroll
   for (int j = 0; j < BLOCKS; j++) {
@@ -287,20 +296,20 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
     load_a<false>(a, shared.e, first, 16 * j, lane);
     load_a<false>(r, shared.y, first, 16 * j, lane);
 #pragma unroll
-    for (int n = 0; n < HALF / 8; n += 2) {
-      load_b<true>(b, shared.k, 16 * j, half * HALF + 8 * n, lane);
+    for (int n = 0; n < SHARE / 8; n += 2) {
+      load_b<true>(b, shared.k, 16 * j, share * SHARE + 8 * n, lane);
       mma_pair(query[n], query[n + 1], a, b);
       mma_pair(reading[n], reading[n + 1], r, b);
     }
   }
   if (DECAYS) {
-    dots(shared.sums[QUERY], query, shared.q, first, half, lane);
-    dots(shared.sums[READING], reading, shared.k, first, half, lane);
+    dots(shared.sums[QUERY], query, shared.q, first, share, lane);
+    dots(shared.sums[READING], reading, shared.k, first, share, lane);
   }
   if (careful) spoil_rows(query, shared, first, OUT_FLOW, lane);
-  store_keys(dq + at * keys, query, first, half, count, keys, lane);
+  store_keys(dq + at * keys, query, first, share, count, keys, lane);
 #pragma unroll
-  for (int n = 0; n < HALF / 8; n++)
+  for (int n = 0; n < SHARE / 8; n++)
 #pragma unroll
     for (int e = 0; e < 4; e++) {
       left[n][e] += reading[n][e];
@@ -311,17 +320,17 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
     if (j < i) continue;
     u32 a[4];
     load_a<true>(a, shared.e, 16 * j, first, lane);
-    add_keys(reading, a, shared.q, 16 * j, half, lane);
+    add_keys(reading, a, shared.q, 16 * j, share, lane);
     load_a<true>(a, shared.y, 16 * j, first, lane);
-    add_keys(reading, a, shared.k, 16 * j, half, lane);
+    add_keys(reading, a, shared.k, 16 * j, share, lane);
   }
-  if (DECAYS) dots(shared.sums[MET], reading, shared.k, first, half, lane);
+  if (DECAYS) dots(shared.sums[MET], reading, shared.k, first, share, lane);
 #pragma unroll
-  for (int n = 0; n < HALF / 8; n++)
+  for (int n = 0; n < SHARE / 8; n++)
 #pragma unroll
     for (int e = 0; e < 4; e++) left[n][e] += reading[n][e];
   if (careful) spoil_rows(left, shared, first, FLOW, lane);
-  store_keys(dk + at * keys, left, first, half, count, keys, lane);
+  store_keys(dk + at * keys, left, first, share, count, keys, lane);
   if (!DECAYS) return;
   __syncthreads();
   if (warp == 0) gate_gradients(shared, dg + at, count, careful, lane);

@@ -42,6 +42,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "grid_scan": {"reference": ALL, "cpu": REAL},
     "local_attention": {"reference": REAL, "cpu": REAL},
     "rnn_scan": {"reference": "eEfd", "cpu": "eEfd"},
+    "newton_scan": {"reference": "eEfd", "cpu": "eEfd"},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.

@@ -122,7 +122,9 @@ def _settings(r: Recurrence, jacobian: str, damping: float | None, tol: float | 
 def _run(r: Recurrence, settings: dict[str, Any], fallback: bool, workers: int | None) -> tuple[Array, NewtonInfo]:
     """The states after each step and what happened; rows not solved are run by the loop."""
     with np.errstate(all="ignore"):  # a diverging row overflows before it is given up
-        states, info = newton_solve.iterate(r, **settings, workers=workers)
+        solver = pick("newton_scan", r.x.dtype, r.x)
+        states, *found = solver(r, newton_solve.iterate, **settings, workers=workers)
+    info = NewtonInfo(*found)
     if fallback and not bool(info.converged.all()):
         rows = namespace(r.x).nonzero(~info.converged.reshape(-1))[0]
         flat = states.reshape(info.converged.size, *states.shape[-3:])
@@ -223,12 +225,14 @@ def newton_scan_vjp(
     r = _forwards(rnn_shapes.prepare("newton_scan_vjp", cell, x, R, b, w, h0, reset), reverse)
     states, info = _run(r, _settings(r, jacobian, damping, tol, iterations), fallback, workers)
     h, last = _outputs(r, states, reverse)
+    run = pick("newton_scan_pullback", r.x.dtype, r.x)
 
     def pullback(dh: Array | None = None, dstate: Array | None = None) -> tuple[Array | None, ...]:
         given: Array = _arrays.cotangent("newton_scan_vjp", "dh", dh, h)
         dstate = _arrays.cotangent("newton_scan_vjp", "dstate", dstate, last)
         with np.errstate(all="ignore"):
-            dx, *rest = newton_solve.pulled(r, states, given[..., ::-1, :] if reverse else given, dstate, workers)
+            given = given[..., ::-1, :] if reverse else given
+            dx, *rest = run(r, newton_solve.pulled, states, given, dstate, workers=workers)
         dx = dx[..., ::-1, :, :] if reverse else dx
         return rnn_shapes.gradients(r, states, (dx, *rest), (x, R, b, w, h0), False)
 

@@ -33,15 +33,15 @@ class NewtonInfo(NamedTuple):
 
 def iterate(
     r: Recurrence, *, quasi: bool, damping: float | None, tol: float, limit: int, workers: int | None
-) -> tuple[Array, NewtonInfo]:
-    """States after each step, (…, T, S, d), forwards in time, and what happened."""
+) -> tuple[Array, Array, Array, Array]:
+    """States after each step, (…, T, S, d), forwards in time, and the three arrays of `NewtonInfo`."""
     xp, compute = namespace(r.x), accum_dtype(r.x.dtype)
     x = r.x.astype(compute, copy=False)
     shape = (*x.shape[:-2], r.cell.states, x.shape[-1])
     s, _ = _step(r, x, before(xp.broadcast_to(r.start, shape), r, False))
     count, size = xp.zeros(shape[:-3], int), xp.zeros(shape[:-3], compute)
     if not s.size:
-        return s, NewtonInfo(size <= tol, count, size)
+        return s, size <= tol, count, size
     for i in range(limit + 1):
         prev = before(s, r, False)
         new, y = _step(r, x, prev)
@@ -55,7 +55,7 @@ def iterate(
             a = _damped(a, damping, quasi or r.cell.diagonal)
         s = xp.where(active[..., None, None, None], s + solve(r, a, residual, quasi, workers=workers), s)
         count = count + active
-    return s, NewtonInfo(size <= tol, count, size)
+    return s, size <= tol, count, size
 
 
 def _step(r: Recurrence, x: Array, prev: Array) -> tuple[Array, Array]:

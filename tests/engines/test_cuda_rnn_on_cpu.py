@@ -17,9 +17,13 @@ from tests import oracles
 from tests.conftest import random
 from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
 from tests.ops.test_rnn_scan import arguments, made
-from tests.tolerances import assert_close, contracting
+from tests.tolerances import assert_close, contracting, residual
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+
+KERNELS = {"rnn_diagonal.cu": ("forward", "backward"), "rnn_newton.cu": ("guess", "seams", "carry", "correct")}
+KERNELS["rnn_newton_back.cu"] = ("reduce", "carry", "run")
 
 
 def given(x):
@@ -28,25 +32,24 @@ def given(x):
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    """The launcher, its kernels compiled into a folder of this run."""
+def engines(tmp_path_factory):
+    """The launchers, their kernels compiled into a folder of this run."""
     folder, loaded = tmp_path_factory.mktemp("device_code"), {}
 
     def kernel(source, name, dtype, *macros):
         def run(grid, threads, arguments):
             key = source, dtype, macros
             if key not in loaded:
-                names = (name,) if "rnn_scan" in source else ("forward", "backward")
+                names = (name,) if source == "rnn_scan.cu" else KERNELS[source]
                 loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), names)
             launch(getattr(loaded[key], f"on_cpu_{name}"), grid, threads, arguments)
 
         return run
 
-    path = Path(_load.__file__).with_name("rnn_scan.py")
-    spec = importlib.util.spec_from_file_location("rnn_scan_on_cpu", path)
-    module = importlib.util.module_from_spec(spec)
+    modules = {}
     cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
-    cupy.empty, cupy.zeros = empty, np.zeros
+    cupy.empty, cupy.isfinite, cupy.moveaxis = empty, np.isfinite, np.moveaxis
+    cupy.zeros, cupy.ones = (lambda *x: np.zeros(*x).view(Array)), lambda *x: np.ones(*x).view(Array)
     cupy.broadcast_to = lambda x, shape: np.broadcast_to(x, shape, subok=True)
     cupy.ascontiguousarray = lambda x: np.ascontiguousarray(x).view(Array)
     cupy.array = lambda *x, **options: np.array(*x, **options).view(Array)
@@ -55,9 +58,20 @@ def engine(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
         patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
-        spec.loader.exec_module(module)
-    module.kernel, module._clusters, module._multiprocessors = kernel, lambda _: False, lambda _: 1
-    return module
+        for name in ("rnn_scan", "newton_scan"):
+            path = Path(_load.__file__).with_name(f"{name}.py")
+            spec = importlib.util.spec_from_file_location(f"{name}_on_cpu", path)
+            modules[name] = module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            module.kernel = kernel
+            patch.setitem(sys.modules, f"linscan.engines.cuda.{name}", module)
+    modules["rnn_scan"]._clusters, modules["rnn_scan"]._multiprocessors = lambda _: False, lambda _: 1
+    return modules
+
+
+@pytest.fixture
+def engine(engines):
+    return engines["rnn_scan"]
 
 
 def check(rng, engine, name, shape, dtype, *, diagonal=False, lead=(), reverse=False, reset=None):
@@ -103,3 +117,43 @@ def test_backwards_16_bits_and_one_row(rng, engine, monkeypatch):
 def test_matrices_that_are_read_at_each_step(rng, engine, monkeypatch):
     monkeypatch.setattr(engine, "_WHOLE", 8)
     check(rng, engine, "lstm", (3, 5, 16), "float32", reset=np.arange(5) == 3)
+
+
+def recurrence(name, args, reset):
+    r = rnn_shapes.prepare("newton_scan", made(name, True), *args, reset)
+    return r._replace(**{key: given(getattr(r, key)) for key in ("x", "R", "b", "w", "s0", "reset")})
+
+
+@pytest.mark.parametrize("name", ["almost_linear", "para_gru", "para_lstm", "slstm"])
+def test_newton(rng, engines, name):
+    engine = engines["newton_scan"]
+    args = arguments(rng, name, (2, 3, 100, 5), "float64", diagonal=True, lead=(3,))
+    for reset in (None, rng.random((2, 3, 100)) < 0.1):
+        r = recurrence(name, args, reset)
+        saved = reference.rnn_scan(r, reverse=False, keep=True, workers=None)[2]
+        options = {"quasi": False, "damping": None, "tol": 1e-14, "limit": 20, "workers": None}
+        states, converged, count, size = engine.newton_scan(r, None, **options)
+        assert converged.all()
+        assert (size <= 1e-14).all()
+        assert ((count > 0) & (count < 8)).all()
+        assert_close(states, saved[0], residual("float64"), "states")
+        dh, dlast = (random(rng, x.shape, "float64") for x in (states[..., 0, :], states[..., 0, :, :]))
+        grads = engine.newton_scan_pullback(r, None, given(saved[0]), given(dh), given(dlast), workers=None)
+        wide = reference.rnn_scan_pullback(r, saved, dh, dlast, reverse=False, workers=None)
+        for what, x, y in zip(("x", "y", "w", "state"), grads, wide, strict=True):
+            assert (x is None) == (y is None)
+            if x is not None:
+                assert_close(x, y, 4 * contracting("float64"), f"gradient of {what}")
+
+
+def test_newton_gives_up_on_a_row_alone(rng, engines):
+    x, R, *_ = arguments(rng, "para_gru", (3, 100, 5), "float64", state=False)
+    x[1, 50, 0, 2] = np.nan
+    r = recurrence("para_gru", (x, R, None, None, None), None)
+    options = {"quasi": False, "damping": None, "tol": 1e-14, "limit": 20, "workers": None}
+    states, converged, count, size = engines["newton_scan"].newton_scan(r, None, **options)
+    np.testing.assert_array_equal(converged, [True, False, True])
+    want = reference.rnn_scan(r, reverse=False, keep=True, workers=None)[2][0]
+    assert_close(states[[0, 2]], want[[0, 2]], residual("float64"))
+    assert np.isnan(size[1])
+    assert count[1] == 0

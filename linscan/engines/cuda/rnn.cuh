@@ -86,7 +86,7 @@ __device__ __forceinline__ C back(const Record& in, C (&ds)[STATES], const C (&w
 #pragma unroll
   for (int n = 0; n < STATES; n++) s[n] = in.fresh ? start_of(n) : in.s[n];
   ds[0] = ds[0] + widen(in.dh[0]);
-  pull(x, in.y, s, w, ds, dx, dy, dw);
+  pull(activate(x, in.y, s, w), in.y, s, w, ds, dx, dy, dw);
   return feed_slope(s[0], rectified);
 }
 

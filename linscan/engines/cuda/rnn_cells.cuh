@@ -1,7 +1,7 @@
 // One step of each shipped cell and its pullback, for one channel: see linscan/ops/cells.py and gated_cells.py.
 //
 // CELL says which: x and y are the gates' inputs and what R and b make of the state, s the states, of which the first is
-// the output, w the elementwise weights. The pullback makes the activations again, from x, y and the states before.
+// the output, w the elementwise weights. A step and its pullback start from the activations, which x, y and s make.
 #pragma once
 #include "numbers.cuh"
 
@@ -35,7 +35,7 @@ __device__ __forceinline__ C start_of(int state) { return state == 2 ? C(-INFINI
 
 // What a step makes of its arguments on the way.
 struct Activations {
-  C i, f, z, o, c, t;  // of an LSTM: gates, the new cell and its tanh; of an sLSTM: p, -, z, o, the mean, log n
+  C i, f, z, o, c, t;  // of an LSTM: gates, the new cell and its tanh; of an sLSTM: p, σ(-f), z, o, the mean, log n
   C r, keep, n;        // of a GRU; n also tanh(x + y)
 };
 
@@ -61,7 +61,8 @@ __device__ __forceinline__ Activations activate(const C (&x)[GATES], const C (&y
     a.r = sigmoid(x[0] + y[0]), a.keep = sigmoid(CELL == GRU ? z : -z);
     a.n = tangent(mul_add(a.r, y[2], x[2]));
   } else if constexpr (CELL == SLSTM) {
-    const C i = x[0] + y[0], kept = s[2] - log_add(C(0), -(x[1] + y[1]));
+    const C i = x[0] + y[0], f = -(x[1] + y[1]), kept = s[2] - log_add(C(0), f);
+    a.f = sigmoid(f);
     a.i = sigmoid(i - kept), a.z = tangent(x[2] + y[2]), a.o = sigmoid(x[3] + y[3]);
     a.c = mul_add(a.i, a.z - s[1], s[1]), a.t = log_add(kept, i);
   } else if constexpr (CELL != ALMOST_LINEAR) {
@@ -71,8 +72,7 @@ __device__ __forceinline__ Activations activate(const C (&x)[GATES], const C (&y
 }
 
 // The states after the step, in place.
-__device__ __forceinline__ void step(const C (&x)[GATES], const C (&y)[GATES], C (&s)[STATES], const C (&w)[HELD]) {
-  const Activations a = activate(x, y, s, w);
+__device__ __forceinline__ void step(const Activations& a, const C (&x)[GATES], const C (&y)[GATES], C (&s)[STATES], const C (&w)[HELD]) {
   if constexpr (LSTM_LIKE) s[0] = a.o * a.t, s[1] = a.c;
   else if constexpr (GRU_LIKE) s[0] = mul_add(a.keep, s[0], (C(1) - a.keep) * a.n);
   else if constexpr (CELL == SLSTM) s[0] = a.o * a.c, s[1] = a.c, s[2] = a.t;
@@ -82,10 +82,9 @@ __device__ __forceinline__ void step(const C (&x)[GATES], const C (&y)[GATES], C
 }
 
 // The gradients of x, y, w (added to `dw`) and the states (`ds`, in place), without what goes through y.
-__device__ __forceinline__ void pull(const C (&x)[GATES], const C (&y)[GATES], const C (&s)[STATES], const C (&w)[HELD],
+__device__ __forceinline__ void pull(const Activations& a, const C (&y)[GATES], const C (&s)[STATES], const C (&w)[HELD],
                                      C (&ds)[STATES], C (&dx)[GATES], C (&dy)[GATES], C (&dw)[HELD]) {
   const C one = C(1);
-  const Activations a = activate(x, y, s, w);
   if constexpr (LSTM_LIKE) {
     constexpr int F = CELL == PARA_LSTM ? 0 : 1;
     const C dout = ds[0] * a.t * a.o * (one - a.o);
@@ -112,7 +111,7 @@ __device__ __forceinline__ void pull(const C (&x)[GATES], const C (&y)[GATES], c
   } else if constexpr (CELL == SLSTM) {
     const C dr = mul_add(ds[0], a.o, ds[1]);
     const C di = mul_add(dr * (a.z - s[1]) * a.i, one - a.i, ds[2] * a.i), kept = ds[2] - di;
-    dx[0] = di, dx[1] = kept * sigmoid(-(x[1] + y[1])), dx[2] = dr * a.i * (one - a.z * a.z);
+    dx[0] = di, dx[1] = kept * a.f, dx[2] = dr * a.i * (one - a.z * a.z);
     dx[3] = ds[0] * a.c * a.o * (one - a.o);
     ds[0] = C(0), ds[1] = dr * (one - a.i), ds[2] = kept;
   } else if constexpr (CELL == ALMOST_LINEAR) {

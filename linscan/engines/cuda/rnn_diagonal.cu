@@ -40,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_co
       const C u = feed(s[0], rectified);
 #pragma unroll
       for (int g = 0; g < GATES; g++) y[g] = mul_add(R[g], u, b[g]);
-      step(x, y, s, w);
+      step(activate(x, y, s, w), x, y, s, w);
       h[0] = s[0];
       out.put(h, t + i, true), kept.put(s, t + i, true), fed.put(y, t + i, true);
     }

@@ -183,7 +183,7 @@ forward(const __grid_constant__ Problem p, const Pack* packed) {
       multiply(y, matrix, at.packed, shared.vector[buffer], at.lane);
 #pragma unroll
       for (int g = 0; g < GATES; g++) y[g] = y[g] + b[g];
-      step(x, y, s, w);
+      step(activate(x, y, s, w), x, y, s, w);
       h[0] = s[0];
       out.put(h, t + i, writes), kept.put(s, t + i, writes), fed.put(y, t + i, writes);
       if (t + i + 1 == p.length) last.put(s, 0, writes);

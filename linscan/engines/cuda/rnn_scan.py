@@ -18,6 +18,7 @@ from linscan.engines.cuda.layout import fold
 from linscan.engines.reference import rnn_scan as reference
 
 CELLS = ("elman", "lstm", "gru", "slstm", "peephole_lstm", "leaky", "almost_linear", "para_gru", "para_lstm")
+BEHIND_A_GATE = CELLS.index("gru"), CELLS.index("para_gru")  # whose y_n comes in behind the reset gate
 _OPERANDS = ("x", "b", "w", "first", "reset", "h", "states", "y", "last", "dh", "dx", "dy", "dw", "ds", "R")
 _TIMED = {"x": 2, "reset": 0, "h": 1, "states": 2, "y": 2, "dh": 1, "dx": 2, "dy": 2}  # axes after time
 _AXES = 6
@@ -31,12 +32,13 @@ _MOST = 256  # channels of a head
 _HELD = 64  # registers of a lane for its share of the matrices
 _WHOLE = 64  # channels of the widest head that is one block's
 _PART = 32  # channels of a block of a cluster
+_THREADS = 64  # of a block of rnn_diagonal.cu
 _ROWS = 4  # rows that go through time together, at most
 
 
 def rnn_scan(r, *, reverse: bool, keep: bool, workers) -> tuple[Array, Array, Any]:
     """See `linscan.engines.reference.rnn_scan`."""
-    cell = _cell(r)
+    cell = number_of(r)
     if cell is None:
         return reference.rnn_scan(r, reverse=reverse, keep=keep, workers=workers)
     *lead, T, G, d = r.x.shape
@@ -51,20 +53,20 @@ def rnn_scan(r, *, reverse: bool, keep: bool, workers) -> tuple[Array, Array, An
 
 def rnn_scan_pullback(r, saved, dh: Array, dlast: Array, *, reverse: bool, workers):
     """See `linscan.engines.reference.rnn_scan`."""
-    cell = _cell(r)
+    cell = number_of(r)
     if cell is None:
         return reference.rnn_scan_pullback(r, saved, dh, dlast, reverse=reverse, workers=workers)
     states, y = saved
     with r.x.device:
         dx, ds = cupy.empty(y.shape, y.dtype), cupy.array(dlast, y.dtype, order="C")
         dw = None if r.w is None else cupy.empty(r.w.shape, y.dtype)
-        dy = cupy.empty_like(dx) if cell in (2, 7) else None  # a GRU's y_n comes in behind the reset gate
+        dy = cupy.empty_like(dx) if cell in BEHIND_A_GATE else None
         dh = dh.astype(r.x.dtype, copy=False)
         _run(r, cell, True, reverse, states=states, y=y, first=r.s0, dh=dh, dx=dx, dy=dy, dw=dw, ds=ds)
     return dx, dx if dy is None else dy, dw, ds
 
 
-def _cell(r) -> int | None:
+def number_of(r) -> int | None:
     """The cell's number in rnn_cells.cuh; None for users' own, heads that are too wide, and no data."""
     name = vars(type(r.cell)).get("name")
     fits = r.cell.diagonal or r.x.shape[-1] <= _MOST
@@ -73,12 +75,28 @@ def _cell(r) -> int | None:
 
 
 def _run(r, cell: int, backward: bool, reverse: bool, **arrays: Array | None) -> None:
-    """One launch: rows that share their matrices become neighbours, and time runs forwards."""
+    """One launch of the loop."""
+    *_, G, d = r.x.shape
+    struct, name = problem(r, cell, reverse, **arrays), "backward" if backward else "forward"
+    if r.cell.diagonal:
+        run = kernel("rnn_diagonal.cu", name, r.x.dtype.name, ("CELL", cell))
+        run((-(-int(struct["rows"][0]) * d // _THREADS),), (_THREADS,), (as_bytes(struct),))
+        return
+    rows, matrices = (int(struct[key][0]) for key in ("rows", "matrices"))
+    cut = _cut(d, G, accum_dtype(r.x.dtype).itemsize, matrices, rows, r.x.data.device_id)
+    packed = held(_packed(r.R.reshape(matrices, G, d, d), cut, backward))
+    run = kernel("rnn_scan.cu", name, r.x.dtype.name, ("CELL", cell), ("BACKWARD", int(backward)), *cut.items())
+    blocks = matrices * -(-rows // cut["ROWS"]) * cut["PARTS"]
+    run((blocks,), (cut["WIDTH"] // cut["PARTS"] * cut["LANES"],), (as_bytes(struct), packed))
+
+
+def problem(r, cell: int, reverse: bool, **arrays: Array | None) -> np.ndarray:
+    """The struct ``Problem`` of rnn.cuh: time forwards, and rows that share their matrices next to each other."""
     *lead, T, G, d = r.x.shape
     own = r.R.shape[: r.R.ndim - (2 if r.cell.diagonal else 3)]
     own = (1,) * (len(lead) - len(own)) + own
-    shared, kept = ([i for i in range(len(lead)) if (own[i] == 1) == flag] for flag in (True, False))
-    batch = [lead[i] for i in kept + shared]
+    kept = [] if r.cell.diagonal else [i for i in range(len(lead)) if own[i] != 1]
+    order = kept + [i for i in range(len(lead)) if i not in kept]
     arrays |= {"x": r.x, "w": r.w, "reset": None if r.reset is None else r.reset.view(np.uint8)}
     if r.cell.diagonal:
         arrays["R"] = cupy.broadcast_to(r.R, (*lead, G, d))
@@ -86,25 +104,20 @@ def _run(r, cell: int, backward: bool, reverse: bool, **arrays: Array | None) ->
     for name, x in arrays.items():
         if x is not None:
             x = x[(..., slice(None, None, -1), *(slice(None),) * _TIMED[name])] if reverse and name in _TIMED else x
-            steps[name] = _operand(p, name, x, len(lead), kept + shared)
-    sizes, folded = fold(tuple(batch), list(steps.values()))
-    for name, batch_steps in zip(steps, folded, strict=True):
-        p[name]["batch"][0, : len(sizes)] = batch_steps
-    matrices = math.prod(lead[i] for i in kept)
-    rows = math.prod(batch) if r.cell.diagonal else math.prod(batch) // matrices
-    p["rows"], p["matrices"], p["length"], p["width"] = rows, matrices, T, d
+            steps[name] = _operand(p, name, x, len(lead), order)
+    sizes, folded = fold(tuple(lead[i] for i in order), list(steps.values()))
+    for name, batch in zip(steps, folded, strict=True):
+        p[name]["batch"][0, : len(sizes)] = batch
+    p["matrices"] = matrices = math.prod(lead[i] for i in kept)
+    p["rows"], p["length"], p["width"] = math.prod(lead) // matrices, T, d
     p["linear"] = r.cell.linear(d) if cell == CELLS.index("almost_linear") else d
     p["ndim"], p["size"][0, : len(sizes)] = len(sizes), sizes
-    struct, name = p.view(f"V{_PROBLEM.itemsize}"), "backward" if backward else "forward"
-    if r.cell.diagonal:
-        run = kernel("rnn_diagonal.cu", name, r.x.dtype.name, ("CELL", cell))
-        run((-(-rows * d // 64),), (64,), (struct,))
-        return
-    cut = _cut(d, G, accum_dtype(r.x.dtype).itemsize, matrices, rows, r.x.data.device_id)
-    packed = held(_packed(r.R.reshape(matrices, G, d, d), cut, backward))
-    run = kernel("rnn_scan.cu", name, r.x.dtype.name, ("CELL", cell), ("BACKWARD", int(backward)), *cut.items())
-    blocks = matrices * -(-rows // cut["ROWS"]) * cut["PARTS"]
-    run((blocks,), (cut["WIDTH"] // cut["PARTS"] * cut["LANES"],), (struct, packed))
+    return p
+
+
+def as_bytes(struct: np.ndarray) -> np.ndarray:
+    """CuPy asks an array to describe its fields at every launch, which is slow: plain bytes have none."""
+    return struct.view(f"V{struct.dtype.itemsize}")
 
 
 def _operand(p: np.ndarray, name: str, x: Array, axes: int, order: list[int]) -> tuple[int, ...]:

@@ -1,0 +1,113 @@
+"""Sliding-window attention on the GPU: 16-bit arrays on tensor cores, the others in their own arithmetic.
+
+What a row's bits depend on follows from its widths, its dtype and the card, never from the other rows.
+"""
+
+import math
+from functools import cache
+from typing import Any
+
+import cupy
+import numpy as np
+
+from linscan._arrays import Array, accum_dtype
+from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda.layout import operands
+from linscan.engines.reference import local_attention as reference
+
+_THREADS, _TILE = 128, 32  # as in local_attention.cuh
+_MOST = 256  # numbers of a key or a value
+_SIZES = np.dtype([(name, "i8") for name in ("past", "window", "keys", "values", "causal")] + [("scale", "f8")])
+
+
+def local_attention(q, k, v, g, own, seen, *, window, causal, scale, workers):
+    """See `linscan.ops.local_attention.local_attention`; arguments as in the reference."""
+    p = _Problem(q, k, v, g, own, seen, window, causal, scale)
+    if not p.fits:
+        options = {"window": window, "causal": causal, "scale": scale, "workers": workers}
+        return reference.local_attention(q, k, v, g, own, seen, **options)
+    with q.device:
+        o = cupy.empty((*q.shape[:-1], v.shape[-1]), q.dtype)
+        total = cupy.empty(q.shape[:-1], accum_dtype(q.dtype))
+        tiles, failed = -(-q.shape[-2] // p.queries), None
+        if p.tensor:
+            failed = scratch(p.rows * tiles, np.uint8)
+            p.launch("local_attention_mma.cu", "forward", p.shared_tensor, tiles, o, total, failed)
+        p.launch("local_attention.cu", "forward", p.shared, tiles, o, total, failed)
+    return o, total
+
+
+def local_attention_pullback(q, k, v, g, own, seen, o, total, do, *, window, causal, scale, workers):
+    """See `linscan.ops.local_attention.local_attention_vjp`; arguments as in the reference."""
+    options = {"window": window, "causal": causal, "scale": scale, "workers": workers}
+    return reference.local_attention_pullback(q, k, v, g, own, seen, o, total, do, **options)
+
+
+class _Problem:
+    """Arrays as device code takes them, and the sizes it is compiled for."""
+
+    def __init__(self, q, k, v, g, own, seen, window: int, causal: bool, scale: float) -> None:
+        self.rows, self.length, self.dtype = math.prod(q.shape[:-2]), q.shape[-2], q.dtype
+        K, V, size = q.shape[-1], v.shape[-1], accum_dtype(q.dtype).itemsize
+        self.fits = self.rows * self.length > 0 and 0 < K <= _MOST and 0 < V <= _MOST
+        if not self.fits:
+            return
+        self.tensor = q.dtype.itemsize == 2 and _capability(q.data.device_id) >= 80
+        wide = 64 if self.tensor else 32
+        self.keys, self.values = (-(-n // wide) * wide for n in (K, V))
+        self.queries = (64 if max(self.keys, self.values) <= 128 else 32) * 4 // size
+        if self.tensor:
+            self.queries = 64
+        self.shared, self.shared_tensor = self._shared(size)
+        self.fits = self.shared <= _most_shared(q.data.device_id)
+        if not self.fits:
+            return
+        past = k.shape[-2] - self.length
+        given = (*(cupy.ascontiguousarray(x) if x.strides[-1] != x.itemsize else x for x in (q, k, v)), g, own, seen)
+        lead = q.shape[:-2]
+        self.layout = _layout(lead, self.length, given)
+        if self.layout is None:  # more batch axes than the layout folds
+            given = tuple(None if x is None else cupy.ascontiguousarray(x) for x in given)
+            self.layout = _layout(lead, self.length, given)
+        self.arrays = given
+        sizes = past, min(window, k.shape[-2] + self.length), K, V, causal, scale
+        self.sizes = np.array([sizes], _SIZES).view(f"V{_SIZES.itemsize}")
+        flags = [("GATED", int(g is not None)), ("MARKED", int(own is not None))]
+        packed = all(x.data.ptr % 16 == 0 and x.shape[-1] % 8 == 0 and _whole(x) for x in given[:3])
+        flags += [("PACKED", int(packed))] if self.tensor else []
+        self.macros = (("QUERIES", self.queries), ("KEYS", self.keys), ("VALUES", self.values), *flags)
+
+    def _shared(self, size: int) -> tuple[int, int]:
+        """Bytes of the structs ``Exact`` and ``Tiles``."""
+        K, V, pad = self.keys, self.values, 16 // size
+        exact = (self.queries * (K + pad) + _TILE * (K + V + 2 * pad) + self.queries * (_TILE + pad)) * size
+        return exact, 2 * 64 * (3 * (K + 8) + 2 * (V + 8))
+
+    def launch(self, source: str, name: str, shared: int, tiles: int, *arguments: Any) -> None:
+        run = kernel(source, name, self.dtype.name, *self.macros)
+        if run.max_dynamic_shared_size_bytes < shared:
+            run.max_dynamic_shared_size_bytes = shared
+        struct = self.layout, self.sizes
+        run((self.rows * tiles,), (_THREADS,), (*struct, *self.arrays, *arguments), shared_mem=shared)
+
+
+def _layout(lead: tuple[int, ...], length: int, given: tuple[Array | None, ...]) -> Any:
+    time = len(lead)
+    wide = [(x if x is None else x[..., 0], time) for x in given[:3]] + [(x, time) for x in given[3:]]
+    struct = operands(lead, length, *wide)
+    return None if struct is None else struct.view(f"V{struct.dtype.itemsize}")
+
+
+def _whole(x: Array) -> bool:
+    """Whether every step of `x` begins at a multiple of 16 bytes."""
+    return all(s % 16 == 0 or n == 1 for s, n in zip(x.strides[:-1], x.shape[:-1], strict=True))
+
+
+@cache
+def _capability(device: int) -> int:
+    return int(cupy.cuda.Device(device).compute_capability)
+
+
+@cache
+def _most_shared(device: int) -> int:
+    return cupy.cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]

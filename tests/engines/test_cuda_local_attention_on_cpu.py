@@ -1,0 +1,126 @@
+"""The device code of `local_attention`, compiled for the host and held to the plain loop (see test_cuda_on_cpu.py)."""
+
+import importlib.util
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linscan._arrays import accum_dtype
+from linscan.engines.cuda import _load
+from linscan.engines.reference import local_attention as reference
+from linscan.ops.local_attention_state import prepare
+from tests import oracles
+from tests.conftest import dtype_of, random
+from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.tolerances import assert_close, averaged, eps
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+
+def compiled(place, source, dtype, macros):
+    """A library, tensor cores and shared memory of any size being the host's."""
+    primitives = (Path(_load.__file__).parent / "mma.cuh").read_text(encoding="utf-8")
+    primitives = primitives.replace("#pragma once\n", "").replace('#include "numbers.cuh"\n', "").strip()
+    code = _load.text(source, dtype, *macros)
+    assert (primitives in code) == ("mma" in source)
+    code = code.replace(primitives, '#include "mma_on_cpu.h"\n')
+    code = code.replace("extern __shared__ __align__(16) u8 memory[]", "alignas(16) static u8 memory[1 << 18]")
+    return library(place, code, KERNELS[source])
+
+
+KERNELS = {
+    "local_attention.cu": ("forward",),
+    "local_attention_mma.cu": ("forward",),
+}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The launcher, its kernels compiled into a folder of this run."""
+    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
+
+    class Kernel:
+        max_dynamic_shared_size_bytes = 1 << 20
+
+        def __init__(self, source, name, dtype, *macros):
+            self.key, self.name = (source, dtype, macros), name
+
+        def __call__(self, grid, threads, arguments, shared_mem=0):
+            if self.key not in loaded:
+                loaded[self.key] = compiled(folder / f"{len(loaded)}.cpp", *self.key)
+            launch(getattr(loaded[self.key], f"on_cpu_{self.name}"), grid, threads, arguments)
+
+    path = Path(_load.__file__).with_name("local_attention.py")
+    spec = importlib.util.spec_from_file_location("local_attention_on_cpu", path)
+    module = importlib.util.module_from_spec(spec)
+    cupy = types.ModuleType("cupy")
+    cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy)
+        spec.loader.exec_module(module)
+    module.kernel, module.scratch = Kernel, empty
+    module._capability, module._most_shared = lambda _: 90, lambda _: 1 << 20
+    return module
+
+
+def check(engine, q, k, v, window, g=None, state=None, **options):
+    """Outputs and sums of weights are those of the reference in double precision."""
+    given = {"causal": True, "scale": None, "mask": None, "reset": None, "reverse": False, **options}
+    dtype = q.dtype.name
+    p = prepare("local_attention", q, k, v, window, g, state, **given)
+    arrays = [x if x is None else np.asarray(x).view(Array) for x in p.arrays]
+    o, total = engine.local_attention(*arrays, **p.options, workers=None)
+    wide = [None if x is None else oracles.wide(x) for x in (q, k, v, g, state)]
+    exact = prepare("local_attention", *wide[:3], window, *wide[3:], **given)
+    want, sums = reference.local_attention(*exact.arrays, **exact.options, workers=None)
+    loose = eps(dtype) if dtype in ("float16", "bfloat16") else 0  # weights are rounded to the dtype
+    assert o.dtype == q.dtype
+    assert total.dtype == accum_dtype(q.dtype)
+    assert_close(o, want, averaged("float32" if loose else dtype, q.shape[-1], window) + 2 * loose, "o")
+    seen = np.isfinite(sums)
+    np.testing.assert_array_equal(seen, np.isfinite(total))
+    assert_close(total[seen], sums[seen], averaged("float32" if loose else dtype, q.shape[-1], window), "total")
+    return o
+
+
+def draw(rng, length, dtype, lead=(), width=5, value=3):
+    q, k = (random(rng, (*lead, length, width), dtype) for _ in range(2))
+    return q, k, random(rng, (*lead, length, value), dtype), -rng.random((*lead, length)).astype(dtype_of(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_windows_gates_masks_and_a_state(rng, engine, dtype):
+    q, k, v, g = draw(rng, 90, dtype, lead=(2,))
+    check(engine, q, k, v, 20, g[0])
+    check(engine, q[:1, :70], k[:1, :70], v[:1, :70], 500, g[:1, :70], causal=False)
+    mask, reset = rng.random((2, 90)) < 0.8, rng.random(90) < 0.05
+    state = random(rng, (2, 29, 10), dtype)
+    mask[:, 10:70] = False
+    o = check(engine, q, k[:1], v, 30, g, state, mask=mask, reset=reset, reverse=True)
+    assert not o[:, 49:80].any()  # backwards, what is masked lies from 20 to 79
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_not_finite_reaches_only_those_that_see_it(rng, engine, dtype):
+    q, k, v, g = draw(rng, 70, dtype)
+    options = {"window": 7, "causal": True, "scale": 1.0, "workers": None}
+    clean, _ = engine.local_attention(*(x.view(Array) for x in (q, k, v, g)), None, None, **options)
+    for which, bad in ((0, np.nan), (1, np.inf), (2, np.inf)):
+        arrays = [x.copy().view(Array) for x in (q, k, v)]
+        arrays[which][60, 1] = bad
+        o, _ = engine.local_attention(*arrays, g.view(Array), None, None, **options)
+        touched = np.zeros(70, bool)
+        touched[60 : 61 if which == 0 else 67] = True
+        assert which == 1 or not np.isfinite(o[touched].astype(float)).any(0).all()
+        assert_close(o[~touched], clean[~touched].astype(float), 4 * eps(dtype))
+
+
+def test_shared_keys_of_any_layout_without_gates(rng, engine):
+    q, v = random(rng, (2, 2, 70, 72), "bfloat16"), random(rng, (2, 1, 70, 24), "bfloat16")[..., ::3]
+    k = random(rng, (70, 2, 72), "bfloat16").swapaxes(0, 1)
+    check(engine, q, k, v, 33, causal=False)
+    check(engine, q[..., :64].copy(), k[..., :64].copy(), v[..., :8].copy(), 64)

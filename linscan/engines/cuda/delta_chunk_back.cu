@@ -231,10 +231,9 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
     __syncthreads();
 #pragma unroll
     for (int c = 0; c < STEPS; c += 16) {
-      u32 a[4], r[4], u[4], b[4];
+      u32 a[4], r[4], b[4];
       load_a<false>(a, shared.flow, first, c, lane);
       load_a<false>(r, shared.y, first, c, lane);
-      load_a<false>(u, shared.e, first, c, lane);
 #pragma unroll
       for (int n = 0; n < 2 * BLOCKS / SHARES; n++) {
         const int j = share / 2 + n * (SHARES / 2);
@@ -248,9 +247,9 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
         load_b<true>(b, shared.state, c, share * SHARE + 8 * n, lane);
         mma_pair(query[n], query[n + 1], a, b);
         mma_pair(reading[n], reading[n + 1], r, b);
-        load_b<true>(b, shared.after, c, share * SHARE + 8 * n, lane);
-        mma_pair(left[n], left[n + 1], u, b);
       }
+      load_a<false>(a, shared.e, first, c, lane);
+      add_keys(left, a, shared.after, c, share, lane);
     }
     __syncthreads();
   }

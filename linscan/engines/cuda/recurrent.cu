@@ -119,14 +119,14 @@ struct Out {
 };
 
 // Rows or columns with a decay of zero; with LOST, those of them that are not read or written on either.
-template <bool LOST> __device__ __forceinline__ void forget(State& state, const Problem& p, const Spot& x, const Tile& tile, int t) {
+template <bool LOST> __device__ __forceinline__ void forget(State& state, const Problem& p, const Spot& x, const Tile& tile, const Decays& decays, int t) {
   const C zero = Number<C>::make(0);
 #pragma unroll
   for (int i = 0; i < PER; i++)
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) {
       const int row = row_of(x, i), column = x.column + c;
-      const R e = tile.decay[t][DECAY == BY_ROW ? row : DECAY == BY_COLUMN ? column : 0];
+      const R e = decays[t][DECAY == BY_ROW ? row : DECAY == BY_COLUMN ? column : 0];
       bool gone = e == 0;
       if (LOST) gone = gone && is_zero(FEED ? tile.row[ERASED][t][row] : tile.column[NCOLUMNS - 1][t][column]);
       if (gone || row >= p.rows) state[i][c] = zero;
@@ -134,19 +134,19 @@ template <bool LOST> __device__ __forceinline__ void forget(State& state, const 
 }
 
 template <bool CAREFUL>
-__device__ __forceinline__ void step(State& state, const Problem& p, const Spot& x, const Tile& tile, int t, Out* out,
-                                     R scale) {
+__device__ __forceinline__ void step(State& state, const Problem& p, const Spot& x, const Tile& tile, const Decays& decays, int t,
+                                     Out* out, R scale) {
   C column[NCOLUMNS][COLUMNS], y[READS + 1][COLUMNS];
   R e[COLUMNS];
 #pragma unroll
   for (int n = 0; n < NCOLUMNS; n++) take<COLUMNS>(column[n], &tile.column[n][t][x.column]);
-  if (DECAY == BY_COLUMN) take<COLUMNS>(e, &tile.decay[t][DECAY == BY_COLUMN ? x.column : 0]);
-  if (DECAY == BY_STEP) e[0] = tile.decay[t][0];
+  if (CAREFUL && DECAY == BY_COLUMN) take<COLUMNS>(e, &decays[t][DECAY == BY_COLUMN ? x.column : 0]);
+  if (CAREFUL && DECAY == BY_STEP) e[0] = decays[t][0];
 #pragma unroll
   for (int n = 0; n <= READS; n++)
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) y[n][c] = Number<C>::make(0);
-  if (CAREFUL && DECAY && FEED && !PRE) forget<true>(state, p, x, tile, t);
+  if (CAREFUL && DECAY && FEED && !PRE) forget<true>(state, p, x, tile, decays, t);
 #pragma unroll
   for (int half = 0; half < (FEED || CAREFUL ? 2 : 1); half++) {
     const bool early = half == 0, late = half == 1 || !(FEED || CAREFUL);
@@ -160,7 +160,7 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
         out[0].put(y[0], 1);
         all_columns<COLUMNS, LANES / 2>(y[0]);
       }
-      if (CAREFUL && DECAY) forget<false>(state, p, x, tile, t);
+      if (CAREFUL && DECAY) forget<false>(state, p, x, tile, decays, t);
     }
 #pragma unroll
     for (int j = 0; j < PER; j += 4) {
@@ -170,7 +170,7 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
 #pragma unroll
       for (int n = 0; n < NROWS; n++)
         if (n < PRE + READS ? early : late) take<4>(row[n], &tile.row[n][t][first]);
-      if (DECAY == BY_ROW && (CAREFUL ? late : early)) take<4>(by_row, &tile.decay[t][DECAY == BY_ROW ? first : 0]);
+      if (CAREFUL && DECAY == BY_ROW && late) take<4>(by_row, &decays[t][DECAY == BY_ROW ? first : 0]);
 #pragma unroll
       for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -181,7 +181,7 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
 #pragma unroll
             for (int n = 0; n < READS; n++) y[n][c] = mul_add(row[PRE + n][i], number, y[n][c]);
           }
-          if (DECAY && (CAREFUL ? late : early))
+          if (CAREFUL && DECAY && late)
             number = mul(DECAY == BY_ROW ? by_row[i] : DECAY == BY_COLUMN ? e[c] : e[0], number);
           if (late) {
 #pragma unroll
@@ -194,12 +194,27 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
         }
     }
   }
-  if (CAREFUL && DECAY && PRE && WRITES) forget<true>(state, p, x, tile, t);
+  if (CAREFUL && DECAY && PRE && WRITES) forget<true>(state, p, x, tile, decays, t);
 #pragma unroll
   for (int n = FEED ? 1 : 0; n < READS + AFTER; n++) {
     sum_rows<COLUMNS, LANES / 2>(y[n]);
+    if (!CAREFUL && DECAY == BY_COLUMN && (n >= READS || t)) {
+#pragma unroll
+      for (int i = 0; i < SHARE; i++) y[n][i] = mul(tile.factor[n < READS ? t - 1 : t][x.column + x.share + i], y[n][i]);
+    }
     out[n].put(y[n], n < READS ? R(1) : scale);
   }
+}
+
+// By all decays of a tile at once.
+__device__ __forceinline__ void decayed(State& state, const Spot& x, const Tile& tile) {
+  R e[COLUMNS];
+  if (DECAY == BY_COLUMN) take<COLUMNS>(e, &tile.factor[DECAY == BY_COLUMN ? DEPTH - 1 : 0][DECAY == BY_COLUMN ? x.column : 0]);
+#pragma unroll
+  for (int i = 0; i < PER; i++)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++)
+      state[i][c] = mul(DECAY == BY_COLUMN ? e[c] : tile.last[DECAY == BY_ROW ? row_of(x, i) : 0], state[i][c]);
 }
 
 // The states after each EVERY steps of the scan this one is the pullback of: written there, multiplied with these here.
@@ -233,6 +248,7 @@ __device__ __forceinline__ bool keeps(const Problem& p, i64 t) { return (t + 1) 
 
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 256 ? 256 / THREADS : 1) run(const __grid_constant__ Problem p) {
   __shared__ Tile tiles[2];
+  __shared__ Decays decays[3];
   const Spot x = spot(p);
   State state;
 #pragma unroll
@@ -246,27 +262,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 256 ? 256 / THRE
   Out out[3] = {Out(p, x, 0), Out(p, x, 1), Out(p, x, 2)};
   const R scale = sizeof(R) == 4 ? p.scale32 : p.scale;
   Stage stage(p, x.head, x.tile * TILE);
-  // Backwards the first tile is the short one: states are kept between tiles, at the same steps in both directions.
+  // Decays are a tile ahead of the vectors they are multiplied with. Backwards the first tile is the short one: states are
+  // kept between tiles, at the same steps in both directions.
   int count = static_cast<int>(p.length < DEPTH ? p.length : KEEP == MULTIPLY ? (p.length - 1) % DEPTH + 1 : DEPTH);
+  int coming = static_cast<int>(p.length - count < DEPTH ? p.length - count : DEPTH);
+  stage.fetch_decays(p, count);
+  bool careful = __syncthreads_or(stage.store_decays(decays[0])) || count < DEPTH;
   stage.fetch(p, count);
-  int careful = __syncthreads_or(stage.store(tiles[0])), now = 0;
+  stage.fetch_decays(p, coming);
+  stage.store(tiles[0], decays[0], !careful);
+  bool then = __syncthreads_or(stage.store_decays(decays[1])) || coming < DEPTH;
+  int now = 0, third = 0;
 #pragma unroll 1
   for (i64 s = 0; s < p.length;) {
-    const i64 next = s + count, left = p.length - next;
-    const int coming = static_cast<int>(left < DEPTH ? left : DEPTH);
+    const i64 next = s + count, left = p.length - next - coming;
+    const int later = static_cast<int>(left < DEPTH ? left : DEPTH), after = third == 2 ? 0 : third + 1;
     if (coming) stage.fetch(p, coming);
+    if (later) stage.fetch_decays(p, later);
     if (KEEP == MULTIPLY && keeps(p, p.length - 1 - s)) keep(state, p, x, p.length - 1 - s);
-    if (count == DEPTH && !careful) {
+    if (!careful) {
 #pragma unroll TOGETHER
-      for (int t = 0; t < DEPTH; t++) step<false>(state, p, x, tiles[now], t, out, scale);
+      for (int t = 0; t < DEPTH; t++) step<false>(state, p, x, tiles[now], decays[third], t, out, scale);
+      if (DECAY) decayed(state, x, tiles[now]);
     } else {
 #pragma unroll 1
-      for (int t = 0; t < count; t++) step<true>(state, p, x, tiles[now], t, out, scale);
+      for (int t = 0; t < count; t++) step<true>(state, p, x, tiles[now], decays[third], t, out, scale);
     }
     if (KEEP == WRITE && keeps(p, next - 1)) keep(state, p, x, next - 1);
     now ^= 1;
-    careful = __syncthreads_or(coming ? stage.store(tiles[now]) : 0);
-    s = next, count = coming;
+    if (coming) stage.store(tiles[now], decays[after], !then);
+    careful = then;
+    then = __syncthreads_or(later ? stage.store_decays(decays[after == 2 ? 0 : after + 1]) : 0) || later < DEPTH;
+    s = next, count = coming, coming = later, third = after;
   }
   if (p.last)
     each(state, p, x, [=](i64 row, i64 column, C& number) { p.last[(x.head * p.rows + row) * p.columns + column] = number; });

@@ -12,10 +12,10 @@ from linscan.engines.cuda.heads import OPERAND, SIZES, packed, place, raw
 
 EVERY = 64  # steps between the states that are kept, as in the device code
 READ, SUM = 1, 2  # what is read is written, or added to what is
-_BY_STEP, _BY_ROW, _BY_COLUMN = 1, 2, 3
+BY_STEP, BY_ROW, BY_COLUMN = 1, 2, 3  # what a decay acts on
 _SHARED = 48 << 10  # bytes every card gives a block
 _UNROLL = 4  # steps the compiler may interleave
-_WARPS, _BLOCKS = 4, 132  # of a block; below so many blocks they are made smaller
+_WARPS = 4  # of a block, at most
 _PROBLEM = np.dtype(
     [(name, "i8") for name in ("length", "heads", "rows", "columns", "chunks")]
     + SIZES
@@ -58,8 +58,8 @@ class Sizes(NamedTuple):
     depth: int
 
 
-def sizes_of(program: Pass, rows: int, columns: int, heads: int, itemsize: int, by_row: bool) -> Sizes | None:
-    """None for states that registers or shared memory do not hold."""
+def sizes_of(program: Pass, rows: int, columns: int, itemsize: int, decay: int) -> Sizes | None:
+    """None for states that registers or shared memory do not hold. The number of heads has no say, or bits would."""
     words = itemsize // 4
     per = 8 if rows > 4 else 4
     while 32 * per < rows:
@@ -68,15 +68,19 @@ def sizes_of(program: Pass, rows: int, columns: int, heads: int, itemsize: int, 
     wide = min(8, (64 if per <= 8 else 128) // (per * words), 1 << max(0, columns - 1).bit_length())
     if not wide:
         return None
-    warps, need = _WARPS, -(-columns * lanes // (32 * wide))
-    while warps > 1 and (warps // 2 >= need or heads * -(-need // warps) < _BLOCKS):
-        warps //= 2
-    tile = 32 * warps // lanes * wide
-    step = itemsize * (lanes * per * program.rows + tile * program.columns + max(4, lanes * per if by_row else tile))
+    warps = min(_WARPS, 1 << (-(-columns * lanes // (32 * wide)) - 1).bit_length())
     depth = 8
-    while depth and 2 * depth * step > _SHARED - 64:
+    while depth and shared(program, Sizes(lanes, per, wide, warps, depth), itemsize, decay) > _SHARED:
         depth //= 2
     return Sizes(lanes, per, wide, warps, depth) if depth else None
+
+
+def shared(program: Pass, sizes: Sizes, itemsize: int, decay: int) -> int:
+    """Bytes of two tiles and three tiles of decays, in recurrent.cuh."""
+    rows, tile = sizes.lanes * sizes.per, 32 * sizes.warps // sizes.lanes * sizes.columns
+    decays = max(4, {BY_ROW: rows, BY_COLUMN: tile}.get(decay, 1))
+    vectors = rows * program.rows + tile * program.columns + (tile if decay == BY_COLUMN else 0)
+    return itemsize * (2 * (sizes.depth * vectors + max(8, decays)) + 3 * sizes.depth * decays) + 64
 
 
 def run(
@@ -101,8 +105,8 @@ def run(
     """
     (length, height), width = rows[0].shape[-2:], columns[0].shape[-1]
     dtype, heads, chunks = rows[0].dtype, math.prod(lead), -(-length // EVERY)
-    decay = 0 if g is None else _BY_STEP if g.shape[-1] == 1 else _BY_COLUMN if turned else _BY_ROW
-    sizes = sizes_of(program, height, width, heads, dtype.itemsize, decay == _BY_ROW)
+    decay = 0 if g is None else BY_STEP if g.shape[-1] == 1 else BY_COLUMN if turned else BY_ROW
+    sizes = sizes_of(program, height, width, dtype.itemsize, decay)
     if sizes is None:
         raise ValueError(f"recurrent: states of {height} x {width} {dtype} are too large")
     tiles = -(-width // (32 * sizes.warps // sizes.lanes * sizes.columns))
@@ -121,7 +125,7 @@ def run(
         p["first_row"], p["first_column"] = (1, height) if turned else (width, 1)
     alive = place(p, lead, arrays)
     p["last"], p["kept"], p["dots"] = (0 if x is None else x.data.ptr for x in (last, kept, dots))
-    vectors = alive[: len(rows) + len(columns)] + ([arrays["decay"]] if decay > _BY_STEP else [])
+    vectors = alive[: len(rows) + len(columns)] + ([arrays["decay"]] if decay > BY_STEP else [])
     macros: dict[str, int] = {"LANES": sizes.lanes, "PER": sizes.per, "COLUMNS": sizes.columns, "WARPS": sizes.warps}
     macros |= {
         "DEPTH": sizes.depth,

@@ -33,6 +33,7 @@ from linscan.train.settings import Settings
 SIZES = {"tiny": (1, 32), "small": (2, 64), "single": (1, 128), "medium": (4, 128), "large": (8, 128)}
 
 _BARE: dict[str, Any] = {"activation": "identity", "gate": "none"}  # around layers that have their own
+_TRACKING: dict[str, Any] = {"taps": 0, "activation": "identity"}  # keys that point anywhere
 _OF_S5: dict[str, Any] = {"norm": "batch", "activation": "gelu_tanh", "gate": "half_glu2"}
 
 # From channels and length: a layer, in a block as it comes; or a tuple of blocks, a round.
@@ -51,8 +52,10 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "gla": lambda D, length: GLA(D, taps=4),
     "retnet": lambda D, length: RetNet(D),
     "deltanet": lambda D, length: DeltaNet(D),
-    "deltanet-negative": lambda D, length: DeltaNet(D, negative=True),
     "gated-deltanet": lambda D, length: DeltaNet(D, gated=True),
+    "deltanet-bare": lambda D, length: DeltaNet(D, **_TRACKING),
+    "deltanet-negative": lambda D, length: DeltaNet(D, negative=True, **_TRACKING),
+    "deltaproduct": lambda D, length: DeltaNet(D, negative=True, n_householder=2, **_TRACKING),
     "mega": lambda D, length: mega(D),
     "xlstm": lambda D, length: xlstm(D),
     "mlstm": lambda D, length: xlstm(D, pattern="m"),
@@ -60,7 +63,6 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "slstm": lambda D, length: xlstm(D, pattern="s"),
     "griffin": lambda D, length: griffin(D),
     "gilr-lstm": lambda D, length: _round(GILRLSTM(D), norm="none", **_BARE),
-    "deltaproduct": lambda D, length: DeltaNet(D, negative=True, n_householder=2),
 }
 
 
@@ -82,15 +84,15 @@ class Preset:
 
 
 PRESETS = {
-    "parity": Preset(tasks.Parity, "lru", 2000, 1e-3, 256),
+    "parity": Preset(tasks.Parity, "deltanet-negative", 500, 3e-3, 256, "tiny"),
     "modular": Preset(tasks.Modular, "lru", 2000, 1e-3, 256),
-    "permutations": Preset(tasks.Permutations, "hawk", 2000, 1e-3, 128),
+    "permutations": Preset(tasks.Permutations, "deltaproduct", 800, 3e-3, 128, "tiny"),
     "memory": Preset(tasks.Memory, "lru-slow", 1000, 1e-2, 1024, "tiny", 50),
     "copy": Preset(tasks.Copy, "lru", 2000, 3e-3, 40),
     "selective-copy": Preset(tasks.SelectiveCopy, "hawk", 4000, 3e-3, 40),
     "listops": Preset(lambda: tasks.ListOps(folder="linscan-train"), "s5-both", 20_000, 3e-3, 2000, "large", 500),
     "digits": Preset(tasks.Digits, "s4d", 1600, 4e-3, 784, "medium", 80),
-    "recall": Preset(tasks.Recall, "hyena", 4000, 3e-3, 24),
+    "recall": Preset(tasks.Recall, "deltanet", 600, 3e-3, 24),
     "speech": Preset(tasks.Speech, "s5", 960, 4e-3, 92, every=48),
     "text": Preset(tasks.Text, "gla", 6000, 2e-3, 256, "large", 500),
 }

@@ -57,7 +57,7 @@ MODELS = {
     "GLA with filters": GLA(D, 2, key=3, value=8, taps=3),
     "RetNet": RetNet(D, 1, key=8, value=8),
     "DeltaNet": DeltaNet(D, 1, key=8, value=8),
-    "DeltaNet with negative eigenvalues": DeltaNet(D, 2, key=4, value=8, negative=True, taps=0),
+    "DeltaNet with negative eigenvalues": DeltaNet(D, 1, 6, 6, negative=True, taps=0, activation="identity"),
     "Gated DeltaNet": DeltaNet(D, 2, key=8, value=8, gated=True),
     "DeltaProduct": DeltaNet(D, 1, key=4, value=8, n_householder=2, negative=True),
     "Gated DeltaProduct": DeltaNet(D, 2, 8, 8, n_householder=3, gated=True, negative=True),

@@ -1,20 +1,20 @@
 """DeltaNet and its relatives: matrix states in which a new value replaces what lies under its key.
 
-    (q, k, v) = silu(conv₄(W_in u)),  q and k of unit length in every head,  β = σ(W_β u), or 2 σ(W_β u)
+    (q, k, v) = f(conv₄(W_in u)),  q and k of unit length in every head,  β = σ(W_β u), or 2 σ(W_β u)
     S[t] = α[t] (I - β[t] k[t] k[t]ᵀ) S[t-1] + β[t] k[t] v[t]ᵀ,  o = K^{-½} Sᵀ q,  y = W_out norm(o)
 
-``gated`` is Gated DeltaNet: ``α = exp(-e^A_log softplus(W_a u + dt_bias))`` for every head (otherwise 1), and the norm
-is multiplied by ``silu(W_g u)``. ``negative`` lets β reach 2 and eigenvalues -1. ``n_householder`` > 1 is DeltaProduct:
-so many keys, values and β a token, one after the other, the decay before the first.
+``gated``, Gated DeltaNet, has ``α = exp(-e^A_log softplus(W_a u + dt_bias))`` for every head (otherwise 1) and a norm
+times ``silu(W_g u)``. ``negative`` lets β reach 2 and eigenvalues -1. ``n_householder`` > 1, DeltaProduct, has so many
+keys, values and β a token, one after the other, the decay before the first.
 
 S. Yang et al., "Parallelizing linear transformers with the delta rule over sequence length", 2024, arXiv:2406.06484;
 S. Yang et al., "Gated delta networks", 2024, arXiv:2412.06464; R. Grazzi et al., "Unlocking state-tracking in linear
 RNNs through negative eigenvalues", 2024, arXiv:2411.12537; J. Siems et al., "DeltaProduct", 2025, arXiv:2502.10297.
-As in the published code, values pass filter and silu like keys, and the output is scaled before its norm. Weights start
-uniform within 1 / sqrt(inputs); that code draws e^A_log from 0 on, where a head may have no decay: here from 1 to 16.
+As in the published code values pass filter and f, a silu, like keys; outputs are scaled before their norm. Matrices
+start uniform within 1 / sqrt(inputs). That code draws e^A_log from 0 on, where a head may have no decay: here
+from 1 to 16.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,9 @@ import numpy as np
 
 from linscan import delta_rule_vjp
 from linscan._arrays import Array, check_count, cotangent, namespace
+from linscan.models.attention.delta_gates import beta_vjp, decay_vjp, init_gates
 from linscan.models.attention.heads import channels, heads, in_vjp, init_in, init_out, out_vjp, unit_vjp, width
-from linscan.models.initial import log_steps, uniform_fan
 from linscan.models.layer import Layer, Params, Pullback, State, Training, typed
-from linscan.ops.activation import activation_vjp, softplus_inverse
-from linscan.ops.dense import dense_vjp
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ class DeltaNet(Layer):
         With decay and output gate.
     taps : int, default 4
         Of the filters; 0 means none.
+    activation : str, default "silu"
+        f. With "identity" keys may point anywhere, which helps to track states.
 
     Examples
     --------
@@ -69,16 +69,12 @@ class DeltaNet(Layer):
     negative: bool = False
     gated: bool = False
     taps: int = 4
+    activation: str = "silu"
 
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
         """``W_in``, ``conv``, ``W_beta``, ``norm``, ``W_out``; if gated ``W_a``, ``A_log``, ``dt_bias`` and ``W_g``."""
-        D, H, n = self.channels, self.heads, check_count("DeltaNet", "n_householder", self.n_householder, 1)
-        q, k, v = self._widths
-        params = init_in(rng, D, q + k + v, self.taps) | {"W_beta": {"w": uniform_fan(rng, (D, n * H), D)}}
-        if self.gated:
-            params["W_a"] = {"w": uniform_fan(rng, (D, H), D)}
-            params["A_log"] = np.log(rng.uniform(1, 16, H))
-            params["dt_bias"] = softplus_inverse(np.exp(log_steps(rng, (H,), 1e-3, 1e-1)))
+        D, H, n, (q, k, v) = self.channels, self.heads, self.n_householder, self._widths
+        params = init_in(rng, D, q + k + v, self.taps) | init_gates(rng, D, H, n, self.gated)
         return typed(params | init_out(rng, D, H, v // (n * H), self.gated), dtype)
 
     def apply_vjp(
@@ -94,58 +90,35 @@ class DeltaNet(Layer):
         xp, H, n = namespace(u), self.heads, self.n_householder
         before = state if isinstance(state, dict) else {"conv": 0, "S": None}
         reset = None if reset is None else xp.asarray(reset)
-        (x, after), back1 = in_vjp(params, u, before.get("conv"), reset)
+        (x, after), back1 = in_vjp(params, u, before.get("conv"), reset, self.activation)
         q_end, k_end = np.cumsum(self._widths[:2])
         q, back2 = unit_vjp(heads(x[..., :q_end], H))
         k, back3 = unit_vjp(heads(x[..., q_end:k_end], H, n))
         v = heads(x[..., k_end:], H, n)
-        (beta, g), back4 = self._gates_vjp(params, u)
+        beta, back4 = beta_vjp(params, u, H, n, 1 + self.negative)
+        g, back5 = decay_vjp(params, u)
         marks = None if reset is None else reset[..., None, :]
         options: Any = {"n_householder": n, "scale": q.shape[-1] ** -0.5, "reset": marks}
-        (o, S), back5 = delta_rule_vjp(q, k, v, beta, g, before["S"], **options)
-        y, back6 = out_vjp(params, o, u)
+        (o, S), back6 = delta_rule_vjp(q, k, v, beta, g, before["S"], **options)
+        y, back7 = out_vjp(params, o, u)
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             later = dstate or {}
-            do, du_out, grads = back6(cotangent("DeltaNet", "dy", dy, y))
-            dq, dk, dv, dbeta, dg, dS, _ = back5(do, later.get("S"))
+            do, du_out, grads = back7(cotangent("DeltaNet", "dy", dy, y))
+            dq, dk, dv, dbeta, dg, dS, _ = back6(do, later.get("S"))
             parts = channels(back2(dq)), channels(back3(dk), n), channels(dv, n)
             du_in, dW_in, dconv = back1(xp.concatenate(parts, -1), later.get("conv"))
-            du_gates, dgates = back4(dbeta, dg)
-            grads |= dW_in | dgates
+            du_beta, dW_beta = back4(dbeta)
+            du_decay, ddecay = back5(dg)
+            grads |= dW_in | dW_beta | ddecay
             first = dconv | {"S": dS} if isinstance(state, dict) else None
-            return {name: grads[name] for name in params}, du_in + du_gates + du_out, first
+            return {name: grads[name] for name in params}, du_in + du_beta + du_decay + du_out, first
 
         return (y, None if state is None else after | {"S": S}), pullback
-
-    def _gates_vjp(self, params: Params, u: Array) -> tuple[tuple[Array, Any], Callable[[Array, Any], Any]]:
-        """β and the logarithm of α by head, and the pullback to u and their parameters."""
-        most, n = u.dtype.type(1 + self.negative), self.n_householder
-        z, back1 = dense_vjp(u, params["W_beta"]["w"])
-        s, back2 = activation_vjp(z, "sigmoid")
-        beta, g = heads(most * s, self.heads, n)[..., 0], None
-        if self.gated:
-            a, back3 = dense_vjp(u, params["W_a"]["w"])
-            dt, back4 = activation_vjp(a + params["dt_bias"], "softplus")
-            rate = -namespace(u).exp(params["A_log"])
-            g = (rate * dt).swapaxes(-1, -2)
-
-        def pullback(dbeta: Array, dg: Any) -> tuple[Array, Params]:
-            du, dw, _ = back1(back2(most * channels(dbeta[..., None], n)))
-            grads = {"W_beta": {"w": dw}}
-            if g is not None:
-                dg = dg.swapaxes(-1, -2)
-                da, rows = back4(rate * dg), tuple(range(u.ndim - 1))
-                dua, dW_a, _ = back3(da)
-                du, grads["W_a"], grads["dt_bias"] = du + dua, {"w": dW_a}, da.sum(rows)
-                grads["A_log"] = (dg * rate * dt).sum(rows)
-            return du, grads
-
-        return (beta, g), pullback
 
     @property
     def _widths(self) -> tuple[int, int, int]:
         """Of all queries, keys and values of a token."""
-        D, H, n = self.channels, self.heads, self.n_householder
+        D, H, n = self.channels, self.heads, check_count("DeltaNet", "n_householder", self.n_householder, 1)
         K, V = (width("DeltaNet", name, given, D, H) for name, given in (("key", self.key), ("value", self.value)))
         return H * K, n * H * K, n * H * V

@@ -81,7 +81,7 @@ class GLA(Layer):
         xp, H = namespace(u), self.heads
         before = state if isinstance(state, dict) else {"conv": 0, "S": None}
         reset = None if reset is None else xp.asarray(reset)
-        (x, after), back1 = in_vjp(params, u, before.get("conv"), reset)
+        (x, after), back1 = in_vjp(params, u, before.get("conv"), reset, "silu" if self.taps else "identity")
         key, _ = self._widths
         q, k, v = (heads(part, H) for part in (x[..., :key], x[..., key : 2 * key], x[..., 2 * key :]))
         g, back2 = self._gate_vjp(params, u)

@@ -41,24 +41,27 @@ def init_in(rng: np.random.Generator, inputs: int, outputs: int, taps: int) -> P
     return {"W_in": {"w": uniform_fan(rng, (inputs, outputs), inputs)}} | conv
 
 
-def in_vjp(params: Params, u: Array, before: Array, reset: Array | None) -> tuple[tuple[Array, Params], Any]:
-    """``silu(conv(W_in u))``, or ``W_in u`` where there is no filter, with the filter's state.
+def in_vjp(params: Params, u: Array, before: Array, reset: Array | None, kind: str = "silu") -> Any:
+    """``f(conv(W_in u))``, without the filter where there is none, f the activation `kind`; and the filter's state.
 
     The pullback is ``pullback(dx, dconv)`` to ``(du, grads, dbefore)``.
     """
     x, back1 = dense_vjp(u, params["W_in"]["w"])
-    if "conv" not in params:
-        return (x, {}), lambda dx, dconv: ((grads := back1(dx))[0], {"W_in": {"w": grads[1]}}, {})
-    marks = None if reset is None else reset[..., None]
-    (c, conv), back2 = short_conv_vjp(x, params["conv"]["w"], None, before, reset=marks)
-    y, back3 = activation_vjp(c, "silu")
+    after, back2 = {}, None
+    if "conv" in params:
+        marks = None if reset is None else reset[..., None]
+        (x, after["conv"]), back2 = short_conv_vjp(x, params["conv"]["w"], None, before, reset=marks)
+    y, back3 = activation_vjp(x, kind)
 
     def pullback(dy: Array, dconv: Array | None) -> tuple[Array, Params, Params]:
-        dx, dtaps, _, dbefore = back2(back3(dy), dconv)
+        dx, grads, dbefore = back3(dy), {}, {}
+        if back2 is not None:
+            dx, dtaps, _, dbefore["conv"] = back2(dx, dconv)
+            grads["conv"] = {"w": dtaps}
         du, dw, _ = back1(dx)
-        return du, {"W_in": {"w": dw}, "conv": {"w": dtaps}}, {"conv": dbefore}
+        return du, grads | {"W_in": {"w": dw}}, dbefore
 
-    return (y, {"conv": conv}), pullback
+    return (y, after), pullback
 
 
 def unit_vjp(x: Array) -> tuple[Array, Callable[[Array], Array]]:

@@ -72,7 +72,7 @@ class RetNet(Layer):
         xp, H, K, T = namespace(u), self.heads, self._widths[0], u.shape[-2]
         S0 = state["S"] if isinstance(state, dict) else None
         marks = None if reset is None else xp.asarray(reset)[..., None, :]
-        (x, _), back1 = in_vjp(params, u, None, None)
+        (x, _), back1 = in_vjp(params, u, None, None, "identity")
         q, k, v = (heads(part, H) for part in (x[..., : H * K], x[..., H * K : 2 * H * K], x[..., 2 * H * K :]))
         (cos, sin), (cos_end, sin_end) = turns(np.arange(T), K, u), turns(T, K, u)
         g = xp.log1p(-(2.0 ** (-5 - xp.arange(H)))).astype(u.dtype).reshape(*(1,) * (u.ndim - 2), H, 1)

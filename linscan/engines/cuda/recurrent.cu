@@ -208,13 +208,16 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
 
 // By all decays of a tile at once.
 __device__ __forceinline__ void decayed(State& state, const Spot& x, const Tile& tile) {
-  R e[COLUMNS];
-  if (DECAY == BY_COLUMN) take<COLUMNS>(e, &tile.factor[DECAY == BY_COLUMN ? DEPTH - 1 : 0][DECAY == BY_COLUMN ? x.column : 0]);
+  R by_column[COLUMNS], by_row[4];
+  if (DECAY == BY_COLUMN) take<COLUMNS>(by_column, &tile.factor[DECAY == BY_COLUMN ? DEPTH - 1 : 0][DECAY == BY_COLUMN ? x.column : 0]);
+  if (DECAY == BY_STEP) by_row[0] = tile.last[0];
 #pragma unroll
-  for (int i = 0; i < PER; i++)
+  for (int i = 0; i < PER; i++) {
+    if (DECAY == BY_ROW && i % 4 == 0) take<4>(by_row, &tile.last[DECAY == BY_ROW ? row_of(x, i) : 0]);
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++)
-      state[i][c] = mul(DECAY == BY_COLUMN ? e[c] : tile.last[DECAY == BY_ROW ? row_of(x, i) : 0], state[i][c]);
+      state[i][c] = mul(DECAY == BY_COLUMN ? by_column[c] : by_row[DECAY == BY_ROW ? i % 4 : 0], state[i][c]);
+  }
 }
 
 // The states after each EVERY steps of the scan this one is the pullback of: written there, multiplied with these here.

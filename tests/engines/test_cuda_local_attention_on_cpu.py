@@ -35,6 +35,7 @@ def compiled(place, source, dtype, macros):
 KERNELS = {
     "local_attention.cu": ("forward",),
     "local_attention_mma.cu": ("forward",),
+    "local_attention_back.cu": ("queries", "keys"),
 }
 
 
@@ -59,6 +60,7 @@ def engine(tmp_path_factory):
     module = importlib.util.module_from_spec(spec)
     cupy = types.ModuleType("cupy")
     cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
+    cupy.zeros, cupy.cumsum = np.zeros, np.cumsum
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
         spec.loader.exec_module(module)
@@ -84,6 +86,17 @@ def check(engine, q, k, v, window, g=None, state=None, **options):
     seen = np.isfinite(sums)
     np.testing.assert_array_equal(seen, np.isfinite(total))
     assert_close(total[seen], sums[seen], averaged("float32" if loose else dtype, q.shape[-1], window), "total")
+    do = random(np.random.default_rng(3), o.shape, dtype)
+    given = np.asarray(do).view(Array)
+    grads = engine.local_attention_pullback(*arrays, o, total, given, **p.options, workers=None)
+    exact = reference.local_attention_pullback(
+        *exact.arrays, want, sums, oracles.wide(do), **exact.options, workers=None
+    )
+    for name, x, y in zip("qkvg", grads, exact, strict=True):
+        assert (x is None) == (y is None)
+        if x is not None:  # a product of two weighted sums, and the difference dP - D
+            tolerance = averaged("float32" if loose else dtype, q.shape[-1], window) + 4 * loose
+            assert_close(x, y, 4 * tolerance, f"gradient of {name}")
     return o
 
 

@@ -17,7 +17,7 @@ struct Sizes {
 };
 
 struct Marks {
-  double level[64], query[QUERIES < 32 ? 32 : QUERIES];
+  double level[64], row[QUERIES < 32 ? 32 : QUERIES];
   int own[QUERIES], seen[64];
 };
 
@@ -95,41 +95,42 @@ __device__ __forceinline__ Pointers pointers(const Layout& layout, const Sizes& 
   return x;
 }
 
-// The levels and marks of a tile of COUNT keys, and of the block's queries; nobody may be reading any.
+// The levels and numbers of a tile of COUNT steps, and of the block's rows; nobody may be reading any.
 template <int COUNT>
 __device__ __forceinline__ void mark(Marks& marks, double& edge, const Layout& layout, const Sizes& sizes, const Pointers& from,
-                                     const Span& x, i64 first, bool up) {
+                                     const Span& x, i64 first, bool up, const int* numbers, i64 step) {
   if (GATED && threadIdx.x < 32)
     levels<COUNT>(marks, edge, from.g, layout.operand[G].time, first, x.first, sizes.past + layout.length, up);
   if (MARKED)
     for (int i = threadIdx.x; i < COUNT; i += THREADS) {
       const i64 at = first + i;
-      marks.seen[i] = at >= x.low && at <= x.high ? from.seen[at * layout.operand[SEEN].time] : -1;
+      marks.seen[i] = at >= x.low && at <= x.high ? numbers[at * step] : -1;
     }
 }
-__device__ __forceinline__ void mark_queries(Marks& marks, const Layout& layout, const Sizes& sizes, const Pointers& from,
-                                             const Span& x) {
+__device__ __forceinline__ void mark_rows(Marks& marks, const Layout& layout, const Sizes& sizes, const Pointers& from,
+                                          const Span& x, const int* numbers, i64 step) {
   if (GATED && threadIdx.x < 32) {
     double edge = 0.0;
     for (int n = 0; n < QUERIES; n += 32) {
       levels<32>(marks, edge, from.g, layout.operand[G].time, x.first + n, x.first, sizes.past + layout.length, true);
       __syncwarp();
-      marks.query[n + threadIdx.x] = marks.level[threadIdx.x];
+      marks.row[n + threadIdx.x] = marks.level[threadIdx.x];
       __syncwarp();
     }
   }
   if (MARKED)
     for (int i = threadIdx.x; i < QUERIES; i += THREADS)
-      marks.own[i] = x.first + i <= x.last ? from.own[(x.first + i) * layout.operand[OWN].time] : -2;
+      marks.own[i] = x.first + i <= x.last ? numbers[(x.first + i) * step] : -2;
 }
 
 // The bias of a pair, row i of the block and column j of the tile that begins at `first`; -inf where it is not seen.
+template <bool BY_KEYS>
 __device__ __forceinline__ C bias(const Marks& marks, const Sizes& sizes, const Span& x, i64 first, int i, int j, bool all) {
-  const i64 query = x.first + i, key = first + j;
-  if (!all && !(key >= x.low && key <= x.high && sees(sizes, query, key))) return C(-INFINITY);
+  const i64 row = x.first + i, column = first + j;
+  if (!all && !(column >= x.low && column <= x.high && sees(sizes, BY_KEYS ? column : row, BY_KEYS ? row : column)))
+    return C(-INFINITY);
   if (MARKED && marks.own[i] != marks.seen[j]) return C(-INFINITY);
   if (!GATED) return C(0);
-  const double apart = marks.query[i] - marks.level[j];
-  return static_cast<C>(key <= query ? apart : -apart);
+  const double apart = marks.row[i] - marks.level[j];
+  return static_cast<C>(column <= row ? apart : -apart);
 }
-

@@ -39,26 +39,47 @@ def local_attention(q, k, v, g, own, seen, *, window, causal, scale, workers):
 
 def local_attention_pullback(q, k, v, g, own, seen, o, total, do, *, window, causal, scale, workers):
     """See `linscan.ops.local_attention.local_attention_vjp`; arguments as in the reference."""
-    options = {"window": window, "causal": causal, "scale": scale, "workers": workers}
-    return reference.local_attention_pullback(q, k, v, g, own, seen, o, total, do, **options)
+    p = _Problem(q, k, v, g, own, seen, window, causal, scale, backward=True)
+    if not p.fits:
+        options = {"window": window, "causal": causal, "scale": scale, "workers": workers}
+        return reference.local_attention_pullback(q, k, v, g, own, seen, o, total, do, **options)
+    with q.device:
+        do, compute = cupy.ascontiguousarray(do), total.dtype
+        mean = (do.astype(compute, copy=False) * o.astype(compute, copy=False)).sum(axis=-1)
+        dq, dk, dv = (cupy.empty(x.shape, x.dtype) for x in (q, k, v))
+        crossings = [None if g is None else cupy.empty(x.shape[:-1], np.float64) for x in (q, k)]
+        tiles = [-(-x.shape[-2] // p.queries) for x in (q, k)]
+        p.launch("local_attention_back.cu", "queries", p.shared, tiles[0], do, total, mean, dq, crossings[0])
+        p.launch("local_attention_back.cu", "keys", p.shared, tiles[1], do, total, mean, dk, dv, crossings[1])
+        dg = None if g is None else _gate_gradient(*crossings, g.dtype)
+    return dq, dk, dv, dg
+
+
+def _gate_gradient(by_queries: Array, by_keys: Array, dtype: Any) -> Array:
+    """The sums over the pairs between whose steps a gate lies, from what enters and leaves at each step."""
+    by_keys[..., by_keys.shape[-1] - by_queries.shape[-1] :] += by_queries
+    dg = cupy.zeros(by_keys.shape, np.float64)
+    dg[..., 1:] = cupy.cumsum(by_keys, axis=-1)[..., :-1]
+    return dg.astype(dtype, copy=False)
 
 
 class _Problem:
     """Arrays as device code takes them, and the sizes it is compiled for."""
 
-    def __init__(self, q, k, v, g, own, seen, window: int, causal: bool, scale: float) -> None:
+    def __init__(self, q, k, v, g, own, seen, window: int, causal: bool, scale: float, backward: bool = False) -> None:
         self.rows, self.length, self.dtype = math.prod(q.shape[:-2]), q.shape[-2], q.dtype
         K, V, size = q.shape[-1], v.shape[-1], accum_dtype(q.dtype).itemsize
         self.fits = self.rows * self.length > 0 and 0 < K <= _MOST and 0 < V <= _MOST
         if not self.fits:
             return
-        self.tensor = q.dtype.itemsize == 2 and _capability(q.data.device_id) >= 80
+        self.tensor = q.dtype.itemsize == 2 and not backward and _capability(q.data.device_id) >= 80
         wide = 64 if self.tensor else 32
         self.keys, self.values = (-(-n // wide) * wide for n in (K, V))
-        self.queries = (64 if max(self.keys, self.values) <= 128 else 32) * 4 // size
+        narrow = max(self.keys, self.values) <= (64 if backward else 128)
+        self.queries = (64 if narrow else 32) * 4 // size
         if self.tensor:
             self.queries = 64
-        self.shared, self.shared_tensor = self._shared(size)
+        self.shared, self.shared_tensor = self._shared(size, backward)
         self.fits = self.shared <= _most_shared(q.data.device_id)
         if not self.fits:
             return
@@ -77,11 +98,13 @@ class _Problem:
         flags += [("PACKED", int(packed))] if self.tensor else []
         self.macros = (("QUERIES", self.queries), ("KEYS", self.keys), ("VALUES", self.values), *flags)
 
-    def _shared(self, size: int) -> tuple[int, int]:
-        """Bytes of the structs ``Exact`` and ``Tiles``."""
+    def _shared(self, size: int, backward: bool) -> tuple[int, int]:
+        """Bytes of the structs ``Exact`` or ``Back``, and ``Tiles``."""
         K, V, pad = self.keys, self.values, 16 // size
-        exact = (self.queries * (K + pad) + _TILE * (K + V + 2 * pad) + self.queries * (_TILE + pad)) * size
-        return exact, 2 * 64 * (3 * (K + 8) + 2 * (V + 8))
+        exact = self.queries * (K + pad) + _TILE * (K + V + 2 * pad) + self.queries * (_TILE + pad)
+        if backward:
+            exact += self.queries * (V + pad + _TILE + pad) + 2 * _TILE
+        return exact * size, 2 * 64 * (3 * (K + 8) + 2 * (V + 8))
 
     def launch(self, source: str, name: str, shared: int, tiles: int, *arguments: Any) -> None:
         run = kernel(source, name, self.dtype.name, *self.macros)

@@ -26,14 +26,15 @@ __device__ __forceinline__ bool load_exact(C (*to)[WIDTH + PAD], const S* from, 
   return bad;
 }
 
-// Scores of this thread's rows and columns.
-__device__ __forceinline__ void scores(C (&s)[MINE][COLUMNS], const C (*a)[KEYS + PAD], const C (*b)[KEYS + PAD], int row, int lane) {
+// Products of this thread's rows with its columns.
+template <int WIDTH>
+__device__ __forceinline__ void products(C (&s)[MINE][COLUMNS], const C (*a)[WIDTH + PAD], const C (*b)[WIDTH + PAD], int row, int lane) {
 #pragma unroll
   for (int r = 0; r < MINE; r++)
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) s[r][c] = C(0);
 #pragma unroll 2
-  for (int n = 0; n < KEYS; n += PACK) {
+  for (int n = 0; n < WIDTH; n += PACK) {
     Numbers x[MINE], y[COLUMNS];
 #pragma unroll
     for (int r = 0; r < MINE; r++) x[r] = *reinterpret_cast<const Numbers*>(&a[row + r][n]);
@@ -48,22 +49,23 @@ __device__ __forceinline__ void scores(C (&s)[MINE][COLUMNS], const C (*a)[KEYS 
   }
 }
 
-// o += p v; with CAREFUL, what has no weight is left out even if it is not finite.
-template <bool CAREFUL>
-__device__ __forceinline__ void weigh(C (&o)[MINE][PACKS][PACK], const Exact& shared, int row, int lane) {
+// sum += weight times rows of the tile; with CAREFUL, what has no weight is left out even if it is not finite.
+template <bool CAREFUL, int WIDTH>
+__device__ __forceinline__ void gather(C (&sum)[MINE][WIDTH / (8 * PACK)][PACK], const C (*weight)[TILE + PAD], const C (*tile)[WIDTH + PAD],
+                                       int row, int lane) {
 #pragma unroll 2
   for (int j = 0; j < TILE; j++) {
-    C p[MINE];
+    C w[MINE];
 #pragma unroll
-    for (int r = 0; r < MINE; r++) p[r] = shared.p[row + r][j];
+    for (int r = 0; r < MINE; r++) w[r] = weight[row + r][j];
 #pragma unroll
-    for (int n = 0; n < PACKS; n++) {
-      const Numbers v = *reinterpret_cast<const Numbers*>(&shared.v[j][(8 * n + lane) * PACK]);
+    for (int n = 0; n < WIDTH / (8 * PACK); n++) {
+      const Numbers x = *reinterpret_cast<const Numbers*>(&tile[j][(8 * n + lane) * PACK]);
 #pragma unroll
       for (int e = 0; e < PACK; e++)
 #pragma unroll
         for (int r = 0; r < MINE; r++)
-          o[r][n][e] = CAREFUL && p[r] == C(0) ? o[r][n][e] : mul_add(p[r], v.item[e], o[r][n][e]);
+          sum[r][n][e] = CAREFUL && w[r] == C(0) ? sum[r][n][e] : mul_add(w[r], x.item[e], sum[r][n][e]);
     }
   }
 }
@@ -82,7 +84,7 @@ __device__ __forceinline__ void attend(Exact& shared, Marks& marks, const Layout
       for (int e = 0; e < PACK; e++) o[r][n][e] = C(0);
   }
   load_exact<KEYS>(shared.q, from.q, layout.operand[Q].time, x.first, QUERIES, x.first, x.last, sizes.keys);
-  mark_queries(marks, layout, sizes, from, x);
+  mark_rows(marks, layout, sizes, from, x, from.own, layout.operand[OWN].time);
   double edge = 0.0;
   const i64 ahead = (x.high - x.first) / TILE + 1, behind = (x.first - x.low + TILE - 1) / TILE;
 #pragma unroll 1
@@ -93,16 +95,16 @@ __device__ __forceinline__ void attend(Exact& shared, Marks& marks, const Layout
     __syncthreads();
     load_exact<KEYS>(shared.k, from.k, layout.operand[K].time, first, TILE, x.low, x.high, sizes.keys);
     const bool bad = load_exact<VALUES>(shared.v, from.v, layout.operand[V].time, first, TILE, x.low, x.high, sizes.values);
-    mark<TILE>(marks, edge, layout, sizes, from, x, first, up);
+    mark<TILE>(marks, edge, layout, sizes, from, x, first, up, from.seen, layout.operand[SEEN].time);
     const bool careful = __syncthreads_or(bad), all = all_see(sizes, x, first, TILE);
     C s[MINE][COLUMNS];
-    scores(s, shared.q, shared.k, row, lane);
+    products<KEYS>(s, shared.q, shared.k, row, lane);
 #pragma unroll
     for (int r = 0; r < MINE; r++) {
       C most = top[r];
 #pragma unroll
       for (int c = 0; c < COLUMNS; c++) {
-        const C more = bias(marks, sizes, x, first, row + r, lane + 8 * c, all);
+        const C more = bias<false>(marks, sizes, x, first, row + r, lane + 8 * c, all);
         s[r][c] = more == C(-INFINITY) ? more : mul_add(static_cast<C>(sizes.scale), s[r][c], more);
         most = larger(most, s[r][c]);
       }
@@ -124,8 +126,8 @@ __device__ __forceinline__ void attend(Exact& shared, Marks& marks, const Layout
         for (int e = 0; e < PACK; e++) o[r][n][e] = o[r][n][e] * old;
     }
     __syncwarp();
-    if (careful) weigh<true>(o, shared, row, lane);
-    else weigh<false>(o, shared, row, lane);
+    if (careful) gather<true, VALUES>(o, shared.p, shared.v, row, lane);
+    else gather<false, VALUES>(o, shared.p, shared.v, row, lane);
   }
 #pragma unroll
   for (int r = 0; r < MINE; r++) {

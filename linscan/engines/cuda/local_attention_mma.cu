@@ -76,7 +76,7 @@ forward(const __grid_constant__ Layout layout, const __grid_constant__ Sizes siz
   fetch_tile<KEYS>(tiles.k[0], from.k, step_k, x.first, x.low, x.high, sizes.keys);
   fetch_tile<VALUES>(tiles.v[0], from.v, step_v, x.first, x.low, x.high, sizes.values);
   commit();
-  mark_queries(marks, layout, sizes, from, x);
+  mark_rows(marks, layout, sizes, from, x, from.own, layout.operand[OWN].time);
   float o[COLUMNS][4], top[2] = {-INFINITY, -INFINITY}, weight[2] = {0.0f, 0.0f};
 #pragma unroll
   for (int n = 0; n < COLUMNS; n++)
@@ -88,7 +88,7 @@ forward(const __grid_constant__ Layout layout, const __grid_constant__ Sizes siz
     const i64 first = visits.first(x, n);
     const int now = static_cast<int>(n) & 1;
     if (n == visits.ahead) edge = 0.0;
-    mark<BLOCK>(marks, edge, layout, sizes, from, x, first, n < visits.ahead);
+    mark<BLOCK>(marks, edge, layout, sizes, from, x, first, n < visits.ahead, from.seen, layout.operand[SEEN].time);
     if (n + 1 < visits.count) {
       const i64 next = visits.first(x, n + 1);
       fetch_tile<KEYS>(tiles.k[1 - now], from.k, step_k, next, x.low, x.high, sizes.keys);
@@ -108,7 +108,7 @@ forward(const __grid_constant__ Layout layout, const __grid_constant__ Sizes siz
 #pragma unroll
         for (int i = 2 * half; i < 2 * half + 2; i++) {
           if (GATED || MARKED || !all) {
-            const float more = bias(marks, sizes, x, first, mine + 8 * half, 8 * m + lane % 4 * 2 + i % 2, all);
+            const float more = bias<false>(marks, sizes, x, first, mine + 8 * half, 8 * m + lane % 4 * 2 + i % 2, all);
             s[m][i] = more == -INFINITY ? more : __fmaf_rn(scale, s[m][i], LOG2_E * more);
           } else {
             s[m][i] = scale * s[m][i];

@@ -75,6 +75,9 @@ MODELS = {
     "block without norm": Block(S4D(D, 4), norm="none", gate="linear", activation="silu"),
     "block without gate": Block(S4D(D, 4), gate="none"),
     "stack": Stack((Block(S4D(4, 4)), Block(LRU(4, 3, max_phase=2.0), norm="batch")), D, 2),
+    "stack of RWKV-4": Stack(
+        tuple(Block(m, activation="identity", gate="none") for m in (RWKV4(4), ChannelMix(4))), D, 2
+    ),
     "stack norms at the end": Stack((Block(S4D(4, 4), prenorm=False),), D, 2),
 }
 CAUSAL = [name for name in MODELS if "bidirectional" not in name]

@@ -125,6 +125,16 @@ def _check_forced(op: str, engine: str, dtype: np.dtype, on_gpu: bool) -> None:
         raise TypeError(f"{op}: engine {engine!r} takes CuPy arrays; got NumPy")
 
 
+def pick_compiler(*arrays: Array) -> Callable[..., None] | None:
+    """What compiles a user's device code into a scan of these arrays; None where the operator itself is to run."""
+    on_gpu = any(is_cupy(x) for x in arrays)
+    if not on_gpu or _forced.get() not in (None, "cuda") or not _status("cuda").ready:
+        return None
+    with fork.loading:
+        module = importlib.import_module("linscan.engines.cuda.assoc_scan")
+    return module.assoc_scan
+
+
 def check_workers(who: str, workers: int | None) -> None:
     """Refuse `workers` that are not a number of threads, on every engine and whether or not threads would run."""
     if workers is not None:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from linscan import _arrays
-from linscan._trees import Tree, leaves, matched, named_arrays, rebuild
-from linscan.engines.reference.assoc_scan import ALGORITHMS, Line  # nothing to pick: no engine compiles a user's op
+from linscan._trees import Tree, leaves, matched, rebuild
+from linscan.engines import pick_compiler
+from linscan.engines.reference.assoc_scan import ALGORITHMS, Line  # `op` itself runs on any arrays
+from linscan.ops.assoc_elems import fields, prepare, run_op
 
 
 def assoc_scan(
@@ -18,6 +18,7 @@ def assoc_scan(
     axis: int = -1,
     reverse: bool = False,
     algorithm: str = "chunked",
+    cuda: str | None = None,
 ) -> Tree:
     """All prefixes ``y[t] = op(y[t-1], x[t])`` of an associative operator, along one axis.
 
@@ -39,6 +40,11 @@ def assoc_scan(
         so one operator serves both directions; `initial` then comes after the last element.
     algorithm : {"chunked", "sequential", "hillis_steele", "blelloch", "lookback"}
         In which order pairs are combined; see Notes.
+    cuda : str, optional
+        The same operator as device code, which CuPy arrays are then scanned by, in one pass, whatever the algorithm:
+        CUDA C++ that defines ``__device__ Element combine(Element earlier, Element later)``. An Element has one number
+        for each array, in order, named after its key if `elems` is a dict, else x0, x1 and so on; numbers of 16-bit
+        floats are float, complex ones have ``re`` and ``im``. All arrays need the same shape.
 
     Returns
     -------
@@ -48,7 +54,8 @@ def assoc_scan(
     Raises
     ------
     ValueError
-        If lengths differ, `initial` does not fit, `op` changes structure, shape or dtype, or the algorithm is unknown.
+        If lengths differ, `initial` does not fit, `op` changes structure, shape or dtype, the algorithm is unknown, or
+        `cuda` does not compile (the message has the compiler's, with the line).
     TypeError
         If a component is not an array, or host and GPU arrays are mixed.
     numpy.exceptions.AxisError
@@ -100,8 +107,15 @@ def assoc_scan(
     array([3, 5, 5])
     """
     _arrays.check_choice("assoc_scan", "algorithm", algorithm, tuple(ALGORITHMS))
-    y, first = _prepare("assoc_scan", elems, initial, axis)
-    _scan("assoc_scan", op, elems, first, y[::-1] if reverse else y, algorithm)
+    y, first = prepare("assoc_scan", elems, initial, axis)
+    if cuda is not None:
+        names = fields(cuda, elems, y)
+        run = pick_compiler(*y.arrays)
+        if run is not None:
+            firsts = None if first is None else [x[(slice(None),) * y.axes[0] + (0,)] for x in first.arrays]
+            run(cuda, names, y.arrays, firsts, y.axes[0], reverse)
+            return rebuild(elems, y.arrays)
+    run_op("assoc_scan", op, elems, first, y[::-1] if reverse else y, algorithm)
     return rebuild(elems, y.arrays)
 
 
@@ -163,9 +177,9 @@ def assoc_scan_vjp(
     # The first step pulls back to `initial`; without one, y[0] = x[0] and dx[0] = δ[0].
     who, order = "assoc_scan_vjp", slice(None, None, -1 if reverse else 1)
     _arrays.check_choice(who, "algorithm", algorithm, tuple(ALGORITHMS))
-    y, first = _prepare(who, elems, initial, axis, floating=True)
+    y, first = prepare(who, elems, initial, axis, floating=True)
     x = y.copy()
-    _scan(who, lambda earlier, later: op_vjp(earlier, later)[0], elems, first, y[order], algorithm)
+    run_op(who, lambda earlier, later: op_vjp(earlier, later)[0], elems, first, y[order], algorithm)
     out, xs, ys = rebuild(elems, y.arrays), x[order], y[order]
 
     def pull(earlier: Line, later: Line, delta: Line) -> list[Line]:
@@ -189,58 +203,6 @@ def assoc_scan_vjp(
         return rebuild(elems, map(_arrays.grad_like, d[order].arrays, leaves(elems).values())), dinitial
 
     return out, pullback
-
-
-def _prepare(who: str, elems: Tree, initial: Tree, axis: int, floating: bool = False) -> tuple[Line, Line | None]:
-    """`elems` as new arrays in the dtypes of the result, and `initial` as a line of length one."""
-    named = named_arrays(who, "elems", elems)
-    begin = dict.fromkeys(f"initial{path}" for path in leaves(elems))
-    if initial is not None:
-        begin = dict(zip(begin, matched(who, "initial", initial, "elems", elems), strict=True))
-        if any(x is None for x in begin.values()):
-            raise TypeError(f"{who}: initial must hold something for every array of elems; got {initial!r}")
-    xp, *taken = _arrays.take(who, **named, **begin)
-    xs, firsts = taken[: len(named)], taken[len(named) :]
-    axes = [_arrays.check_axis(who, axis, x.ndim) for x in xs]
-    for name, x, i in zip(named, xs, axes, strict=True):
-        if x.shape[i] != xs[0].shape[axes[0]]:
-            raise ValueError(
-                f"{who}: all arrays must be equally long along axis {axis}; "
-                f"{next(iter(named))} has shape {xs[0].shape}, {name} has shape {x.shape}"
-            )
-    to = _arrays.result_dtype if floating else _promoted
-    dtypes = [to(who, **{n: x, m: v}) for n, x, m, v in zip(named, xs, begin, firsts, strict=True)]
-    y = Line([xp.array(x, dtype, order="C") for x, dtype in zip(xs, dtypes, strict=True)], axes)
-    if initial is None:
-        return y, None
-    for k, (name, x, i) in enumerate(zip(begin, y.arrays, axes, strict=True)):
-        start = xp.asarray(firsts[k], x.dtype)
-        firsts[k] = xp.expand_dims(_arrays.broadcast_to(who, name, start, x.shape[:i] + x.shape[i + 1 :]), i)
-    return y, Line(firsts, axes)
-
-
-def _promoted(who: str, **named: Any) -> np.dtype:
-    """The dtype that holds a component and its initial value; unlike elsewhere, integers stay integers."""
-    return np.result_type(*(getattr(x, "dtype", x) for x in named.values() if x is not None))
-
-
-def _scan(who: str, op: Callable[[Tree, Tree], Tree], elems: Tree, first: Line | None, y: Line, algorithm: str) -> None:
-    """Scan `y` in place, holding `op` to its contract at every call."""
-
-    def combine(earlier: Line, later: Line) -> Line:
-        result = op(*(rebuild(elems, line.arrays) for line in (earlier, later)))
-        new = matched(who, "the result of op", result, "elems", elems)
-        for path, x, old in zip(leaves(elems), new, later.arrays, strict=True):
-            if (getattr(x, "shape", None), getattr(x, "dtype", None)) != (old.shape, old.dtype):
-                came, went = (f"{v.dtype} {v.shape}" if hasattr(v, "dtype") else type(v).__name__ for v in (x, old))
-                raise ValueError(
-                    f"{who}: op must keep shapes and dtypes; elems{path} went in as {went}, came out as {came}"
-                )
-        return Line([x if x.base is None else x.copy() for x in new], y.axes)  # a view may be about to be overwritten
-
-    if first is not None and len(y):
-        y[:1] = combine(first, y[:1])
-    ALGORITHMS[algorithm](combine, y)
 
 
 def _cotangents(who: str, dy: Tree, y: Tree) -> list[Any]:

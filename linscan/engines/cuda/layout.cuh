@@ -2,7 +2,10 @@
 #pragma once
 #include "numbers.cuh"
 
-enum { DECAY, INPUT, BEFORE, OUT, SLOPE, RESET, FIRST, OPERANDS };
+enum { DECAY, INPUT, BEFORE, OUT, SLOPE, RESET, FIRST };  // of the affine scans; other kernels have their own
+#ifndef OPERANDS
+#define OPERANDS 7
+#endif
 enum { CONSTANT, VECTOR, STAGED };  // how a time-last operand is read and written; see tiles.cuh
 
 struct Operand { i64 start, time, mode, batch[6]; };  // in elements; time < 0 where the scan runs backwards

@@ -9,10 +9,14 @@ OPERANDS = ("decay", "input", "before", "out", "slope", "reset", "first")  # the
 CONSTANT, VECTOR, STAGED = range(3)
 _MAX_AXES = 6
 _OPERAND = np.dtype([("start", "i8"), ("time", "i8"), ("mode", "i8"), ("batch", "i8", _MAX_AXES)])
-LAYOUT = np.dtype(
-    [("length", "i8"), ("rows", "i8"), ("tiles", "i8"), ("ndim", "i8"), ("size", "i8", _MAX_AXES)]
-    + [("operand", _OPERAND, len(OPERANDS))]
-)
+
+
+def _struct(count: int) -> np.dtype:
+    sizes = [("length", "i8"), ("rows", "i8"), ("tiles", "i8"), ("ndim", "i8"), ("size", "i8", _MAX_AXES)]
+    return np.dtype([*sizes, ("operand", _OPERAND, count)])
+
+
+LAYOUT = _struct(len(OPERANDS))
 
 
 class Strides(NamedTuple):
@@ -38,12 +42,16 @@ def strides(x: Any, axis: int | None) -> Strides | None:
 def layout(
     batch: tuple[int, ...], length: int, tile: int, reverse: bool, operands: Sequence[Strides | None]
 ) -> np.ndarray | None:
-    """The struct ``Layout`` of layout.cuh, as bytes; None if more than six batch axes are left."""
+    """The struct ``Layout`` of layout.cuh, as bytes; None if more than six batch axes are left.
+
+    It has room for the operands of the affine scans, or for more where there are more.
+    """
     present = [s for s in operands if s is not None]
     sizes, folded = fold(batch, [s.batch for s in present])
     if len(sizes) > _MAX_AXES:
         return None
-    result = np.zeros(1, LAYOUT)
+    kind = LAYOUT if len(operands) <= len(OPERANDS) else _struct(len(operands))
+    result = np.zeros(1, kind)
     struct = result[0]
     struct["length"], struct["tiles"] = length, -(-length // tile)
     struct["rows"], struct["ndim"] = int(np.prod(batch, dtype=np.int64)), len(sizes)
@@ -58,7 +66,7 @@ def layout(
         operand["mode"] = mode(s, steps, length, reverse)
         operand["batch"][: len(sizes)] = steps
     # As plain bytes: CuPy asks an array to describe its fields at every launch, which is slow.
-    return result.view(f"V{LAYOUT.itemsize}")
+    return result.view(f"V{kind.itemsize}")
 
 
 def operands(batch: tuple[int, ...], length: int, *arrays: tuple[Any, int | None]) -> np.ndarray | None:

@@ -16,7 +16,11 @@ constexpr bool AHEAD = !REVERSED;  // VECTOR operands lie in this direction
 constexpr int ITEMS = ROWS * CHUNK, RUN = 32 * ITEMS;  // steps of a thread and of a warp
 
 // A thread's items of one operand, as they are stored: 16-bit numbers two to a register.
-template <class S, bool HALVES = sizeof(S) == 2> struct Items {
+template <class S> struct Half { static constexpr bool value = false; };
+template <> struct Half<float16> { static constexpr bool value = true; };
+template <> struct Half<bfloat16> { static constexpr bool value = true; };
+
+template <class S, bool HALVES = Half<S>::value> struct Items {
   static constexpr int PACK = 16 / sizeof(S);
   struct alignas(16) Pack { S item[PACK]; };
   S item[ITEMS];

@@ -1,0 +1,204 @@
+// h[t] = A[t] h[t-1] + b[t] with matrices of N <= 8 rows, and its pullback, which runs against it:
+//
+//   scan       h    <- A h + b
+//   pullback   flow <- A^H (flow + dh),  db = flow + dh,  dA = (flow + dh) conj(h_before)^T
+//
+// A block owns a tile: CHUNK consecutive steps for each of its threads, in shared memory (slab.cuh), where results take the
+// place of inputs. A thread composes its steps' maps in registers, a warp scans the threads', the warps' are gone through
+// in order; what enters the tile comes from the tiles before it (lookback.cuh). Then every thread runs its steps from
+// their true starting state. Where composites are not good (an entry above 1024, or not finite) the tile is run in order.
+//
+// Bytes moved: every input once, every output once. Limits: those of layout.cuh; below 2^31 tiles.
+#ifndef STORAGE
+#define STORAGE float
+#define N 4
+#define PULLBACK 1
+#define SLOPES 1
+#define RESETS 1
+#define CHUNK 4
+#define WARPS 3
+#define GROUP 32
+#define BLOCKS 2
+#endif
+#include "blocks.cuh"
+#include "layout.cuh"
+#include "lookback.cuh"
+#include "slab.cuh"
+
+typedef STORAGE S;
+typedef Compute<S>::type C;
+typedef Vector<C> State;
+typedef Block<C> Map;
+constexpr bool PULL = PULLBACK, SLOPE_OUT = PULLBACK && SLOPES;
+constexpr int THREADS = 32 * WARPS;
+
+struct Shared {
+  Slab<S, N * N, CHUNK, THREADS> matrix;  // becomes dA
+  Slab<S, N, CHUNK, THREADS> input;       // becomes h, or db
+  Slab<S, N, SLOPE_OUT ? CHUNK : 1, SLOPE_OUT ? THREADS : 1> before;
+  Map warp[WARPS];
+  State entering;
+};
+
+struct Steps {
+  Shared& shared;
+  int first, count;  // of this thread in the tile; those past the end of the row do nothing
+  u32 reset;
+
+  __device__ __forceinline__ bool fresh(int v) const { return RESETS && (reset >> v & 1u); }
+  __device__ __forceinline__ void read(C (&a)[N * N], C (&b)[N], int v) const {
+    C given[N * N];
+    shared.matrix.read(given, first + v);
+    shared.input.read(b, first + v);
+#pragma unroll
+    for (int i = 0; i < N * N; i++) a[i] = PULL ? conj(given[i % N * N + i / N]) : given[i];
+  }
+  __device__ __forceinline__ Map step(int v) const {
+    Map map;
+    C b[N];
+    read(map.a, b, v);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      C sum = b[i];
+      if (PULL) {
+        sum = mul(map.a[i * N], b[0]);
+#pragma unroll
+        for (int k = 1; k < N; k++) sum = mul_add(map.a[i * N + k], b[k], sum);
+      }
+      map.b[i] = sum;
+    }
+    if (fresh(v)) {
+#pragma unroll
+      for (int i = 0; i < N * N; i++) map.a[i] = Number<C>::make(0);
+#pragma unroll
+      for (int i = 0; i < N; i++) map.b[i] = PULL ? Number<C>::make(0) : map.b[i];
+    }
+    return map;
+  }
+  __device__ __forceinline__ Map composite() const {
+    Map all = count > 0 ? step(0) : identity<Map>();
+#pragma unroll 1
+    for (int v = 1; v < count; v++) {
+      const Map next = step(v);
+      all = fresh(v) ? next : compose(next, all);
+    }
+    return all;
+  }
+  // From `state` over the steps; with WRITE, outputs take the place of inputs.
+  template <bool WRITE> __device__ __forceinline__ State over(State state) const {
+#pragma unroll 1
+    for (int v = 0; v < count; v++) {
+      Block<C> map;
+      read(map.a, map.b, v);
+      const bool forget = fresh(v);
+      if (PULL) {
+        C delta[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) delta[i] = add(state.at[i], map.b[i]), map.b[i] = Number<C>::make(0);
+        if (WRITE) shared.input.write(delta, first + v);
+        if (WRITE && SLOPE_OUT) slopes(delta, v);
+#pragma unroll
+        for (int i = 0; i < N; i++) state.at[i] = delta[i];
+      }
+      const State next = apply(map, state);
+#pragma unroll
+      for (int i = 0; i < N; i++) state.at[i] = forget ? map.b[i] : next.at[i];
+      if (WRITE && !PULL) shared.input.write(state.at, first + v);
+    }
+    return state;
+  }
+  __device__ __forceinline__ void slopes(const C (&delta)[N], int v) const {
+    C before[N], slope[N * N];
+    shared.before.read(before, first + v);
+#pragma unroll
+    for (int i = 0; i < N * N; i++)
+      slope[i] = fresh(v) ? Number<C>::make(0) : mul(delta[i / N], conj(before[i % N]));
+    shared.matrix.write(slope, first + v);
+  }
+};
+
+// Loads the tile; of `before` the state before each step, which in the pullback's direction is the next one.
+__device__ __forceinline__ void load_tile(Shared& shared, const Layout& layout, const Place& place, i64 first, int count,
+                                          const S* decay, const S* input, const S* history, const S* known) {
+  const i64 a = layout.operand[DECAY].time, b = layout.operand[INPUT].time, h = layout.operand[BEFORE].time;
+  shared.matrix.load(decay + place.at[DECAY] + first * a, a, count);
+  shared.input.load(input + place.at[INPUT] + first * b, b, count);
+  if (SLOPE_OUT) {
+    const bool ends = first + count == layout.length;
+    shared.before.load(history + place.at[BEFORE] + first * h, h, count + !ends, 1);
+    if (ends && threadIdx.x < N) {
+      S* slot = reinterpret_cast<S*>(shared.before.at(count - 1));
+      slot[threadIdx.x] = known ? known[place.at[FIRST] + threadIdx.x] : Narrow<S>::of(Number<C>::make(0));
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+scan(const __grid_constant__ Layout layout, const S* decay, const S* input, const S* history, S* out, S* slope,
+     const u8* reset, const S* first_state, C* last_flow, u8* memory) {
+  __shared__ Shared shared;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const i64 rows = layout.rows, tiles = layout.tiles, k = blockIdx.x / rows, row = blockIdx.x - k * rows;
+  const i64 first = k * blockDim.x * CHUNK;
+  const int tile = blockDim.x * CHUNK;
+  const int count = layout.length - first > tile ? tile : static_cast<int>(layout.length - first);
+  const Place place = locate(layout, row);
+  load_tile(shared, layout, place, first, count, decay, input, history, first_state);
+
+  Steps steps = {shared, static_cast<int>(threadIdx.x) * CHUNK, 0, 0};
+  steps.count = count - steps.first > CHUNK ? CHUNK : count - steps.first;
+  if (RESETS) {
+    const i64 time = layout.operand[RESET].time;
+    for (int v = 0; v < steps.count; v++)
+      if (reset[place.at[RESET] + (first + steps.first + v) * time]) steps.reset |= 1u << v;
+  }
+  State entering;
+#pragma unroll
+  for (int i = 0; i < N; i++)
+    entering.at[i] = PULL || !first_state ? Number<C>::make(0) : widen(first_state[place.at[FIRST] + i]);
+  arrived();
+  __syncthreads();
+
+  const Map through = warp_compose(steps.composite(), lane);
+  if (lane == 31) shared.warp[warp] = through;
+  Map ahead = from_below(through, 1);
+  bool good = is_good(through);  // of the lanes before too
+  const bool tame = !__syncthreads_or(!good);
+  const Board<Map, State> board = ::board<Map, State>(memory, rows, tiles);
+  if (warp == 0 && tiles > 1) {
+    Map all = identity<Map>();
+    if (lane < warps) all = shared.warp[lane];
+    all = warp_compose(all, lane, WARPS > 4 ? 8 : WARPS > 2 ? 4 : WARPS);
+    const bool sound = tame && __all_sync(~0u, lane >= warps || is_good(all));
+    entering = receive(board, row, k, from_lane(all, warps - 1), sound, entering, lane);
+  }
+  if (threadIdx.x == 0) shared.entering = entering;
+  __syncthreads();
+  entering = shared.entering;
+  State start = entering;
+#pragma unroll 1
+  for (int w = 0; w < warp; w++) {
+    const Map next = shared.warp[w];
+    start = apply(next, start);
+    good = good && is_good(next) && is_good(start);
+  }
+  if (lane) start = apply(ahead, start);
+  good = good && is_good(start);
+  if (__syncthreads_or(!good)) {  // strictly in order
+#pragma unroll 1
+    for (int i = 0; i < blockDim.x; i++) {
+      if (threadIdx.x == i) start = shared.entering, shared.entering = steps.over<false>(start);
+      __syncthreads();
+    }
+  }
+  const State left = steps.over<true>(start);
+  if (threadIdx.x == blockDim.x - 1) {
+    if (k + 1 < tiles) leave(board, row, k, left);
+    if (PULL && k + 1 == tiles)
+      for (int i = 0; i < N; i++) last_flow[row * N + i] = left.at[i];
+  }
+  __syncthreads();
+  const i64 h = layout.operand[OUT].time, g = layout.operand[SLOPE].time;
+  shared.input.store(out + place.at[OUT] + first * h, h, count);
+  if (SLOPE_OUT) shared.matrix.store(slope + place.at[SLOPE] + first * g, g, count);
+}

@@ -1,0 +1,50 @@
+"""The device code of `grid_scan`, compiled for the host and held to the antidiagonals of the reference."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from linscan.engines.cuda import _load
+from linscan.engines.reference import grid_scan as reference
+from tests import oracles
+from tests.engines.test_cuda_blocks_on_cpu import launcher
+from tests.engines.test_cuda_on_cpu import Array, launch, library
+from tests.ops.test_grid_scan import draw
+from tests.tolerances import assert_close, stable
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
+    module = launcher(folder, "grid_scan")
+    module.cupy.array = lambda x, dtype, order: np.array(x, dtype, order=order).view(Array)
+
+    def kernel(source, name, dtype, *macros):
+        def run(grid, threads, arguments):
+            if dtype not in loaded:
+                text = _load.text(source, dtype, *macros)
+                loaded[dtype] = library(folder / f"{dtype}.cpp", text, ("forward", "backward"))
+            launch(getattr(loaded[dtype], f"on_cpu_{name}"), grid, threads, arguments)
+
+        return run
+
+    module.kernel, module._WARPS, module._BLOCKS = kernel, 2, 2
+    return module
+
+
+def test_equals_the_antidiagonals(rng, engine):
+    shape, dtype = (5, 4, 11, 35), "complex64"
+    arrays = draw(rng, *shape, dtype, lead=(2,))
+    slopes = draw(rng, *shape, dtype, lead=(2,))
+    given = arrays + [slopes[2], *slopes[7:]]
+    wide = [oracles.wide(x) for x in given]
+    given = [np.ascontiguousarray(x).view(Array) for x in given]
+    tolerance = 4 * stable(dtype) * sum(shape[:2]) ** 0.5
+    for name, count in (("grid_scan", 9), ("grid_scan_pullback", 12)):
+        got = getattr(engine, name)(*given[:count], workers=None)
+        want = getattr(reference, name)(*wide[:count], workers=None)
+        for i, (x, y) in enumerate(zip(got, want, strict=True)):
+            assert_close(x, y, tolerance, f"{name} {i}")

@@ -1,0 +1,58 @@
+"""The device code of the log-space scans, compiled for the host and held to the plain loop."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from linscan.engines.reference import semiring_scan as reference
+from tests import oracles
+from tests.conftest import random
+from tests.engines.test_cuda_blocks_on_cpu import launcher
+from tests.engines.test_cuda_on_cpu import Array, empty
+from tests.ops.test_semiring_scan import assert_same, decays
+from tests.tolerances import logarithms
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("device_code")
+    tiles = launcher(folder, "assoc_tiles")
+    module, cut = launcher(folder, "semiring_scan", assoc_tiles=tiles), tiles.cut
+
+    def board(*sizes):  # poisoned but for its flags
+        flags, size = tiles.memory_of(*sizes)
+        memory = empty(size, np.uint8)
+        memory[:flags] = 0
+        return memory
+
+    def small(in_lanes, *sizes):  # two warps, and groups of two
+        macros, run, warps = cut(in_lanes, *sizes)
+        return tiles.Cut((*macros[:-2], ("WARPS", 2), ("GROUP", 2)), run, min(warps, 2))
+
+    tiles._board, tiles.cut = lambda *sizes: None if sizes[-1] == 1 else board(*sizes), small
+    return module
+
+
+def arrays(*given):
+    return [None if x is None else np.ascontiguousarray(x).view(Array) for x in given]
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((2, 2600), 1), ((70, 35), 0)])
+def test_equal_the_loop(rng, engine, shape, axis):
+    rows = shape[:axis] + shape[axis + 1 :]
+    s, v, w = random(rng, shape, "float32") * 4, random(rng, shape, "float32"), decays(rng, shape, "float32")
+    s[rng.random(shape) < 0.2], w[rng.random(shape) < 0.05] = -np.inf, -np.inf
+    v[s == -np.inf] = np.nan
+    reset, z0, y0 = rng.random(shape) < 0.02, random(rng, rows, "float32"), random(rng, rows, "float32")
+    for reverse, first in ((False, (z0, y0)), (True, (None, None))):
+        options = {"axis": axis, "reverse": reverse, "reset": reset, "workers": None}
+        wide = [None if x is None else oracles.wide(x) for x in (s, v, w, *first)]
+        want = reference.softmax_average(*wide, **options), reference.max_scan(wide[2], wide[0], wide[3], **options)
+        s_, v_, w_, z_, y_, options["reset"] = arrays(s, v, w, *first, reset)
+        y, z = engine.softmax_average(s_, v_, w_, z_, y_, **options)
+        assert_same(z, want[0][1], logarithms("float32", 16))
+        assert_same(y, want[0][0], logarithms("float32", 16))
+        assert_same(engine.max_scan(w_, s_, z_, **options), want[1], logarithms("float32", 16))

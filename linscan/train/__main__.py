@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.out or Path("linscan-train") / f"{args.task}-{layer}-{size}"
     if (folder / NAME).exists() and not (args.resume or args.force):
         return _fail(f"{folder} holds a run: --resume goes on with it, --force starts anew, --out takes another folder")
-    task, run = preset.task(), settings(preset, args.steps, args.seed)
+    task, run = preset.task(), settings(preset, args.steps, args.seed, args.rate)
     start = perf_counter()
     try:
         model, about = stack(task, layer, size, preset.length), _about(args, run, layer, size)
@@ -51,6 +51,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--size", choices=SIZES, help="blocks and channels: tiny 1 × 32, small 2 × 64, …, large 8 × 128"
     )
     parser.add_argument("--steps", type=int, help="of the optimiser (default: the task's)")
+    parser.add_argument("--rate", type=float, help="learning rate (default: the task's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument(
         "--device", choices=("cpu", "gpu", "cuda"), default="cpu", help="gpu and cuda are one (default: %(default)s)"
@@ -63,11 +64,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _about(args: argparse.Namespace, run: Settings, layer: str, size: str) -> dict[str, Any]:
     """What a table of results says about a run beside the figures in its log."""
+    rate = "" if args.rate is None else f" --rate {args.rate:g}"
     device = "" if args.device == "cpu" else f" --device {args.device}"
     command = f"python -m linscan train {args.task} --model {layer} --size {size} --steps {run.steps} --seed {run.seed}"
     return {
         "task": args.task,
-        "command": command + device,
+        "command": command + rate + device,
         "seed": run.seed,
         "steps": run.steps,
         "device": places.name(args.device),

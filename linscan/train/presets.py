@@ -106,9 +106,10 @@ def stack(task: Any, layer: str, size: str, length: int) -> Stack:
     return Stack(blocks * depth, task.inputs, task.outputs, tokens=task.tokens, pool=task.pool)
 
 
-def settings(preset: Preset, steps: int | None, seed: int) -> Settings:
+def settings(preset: Preset, steps: int | None, seed: int, rate: float | None = None) -> Settings:
     """How to train it: AdamW, the recurrences at half the rate, a warm-up of a tenth and then half a cosine."""
     steps = preset.steps if steps is None else steps
-    optimiser = AdamW(preset.rate, groups=(Group(RECURRENT, preset.rate / 2),))
+    rate = preset.rate if rate is None else rate
+    optimiser = AdamW(rate, groups=(Group(RECURRENT, rate / 2),))
     schedule = Cosine(steps, warmup=steps // 10, least=0.01)
     return Settings(steps, optimiser=optimiser, schedule=schedule, clip=1.0, seed=seed, every=preset.every)

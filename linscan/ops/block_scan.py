@@ -62,8 +62,8 @@ def block_scan(
     O(T n²) operations and no temporary of the size of `A`; on the CPU n = 2, 3 and 4 keep the state in registers. The
     result dtype is the promoted dtype of all three; float16 and bfloat16 are storage, and the state is then carried in
     float32. A row's bits do not depend on the other rows or on `workers`. The rounding error of ``h[t]`` is at most
-    ``(n + 1) eps sum_s |A[t] ... A[s+1]| (|A[s]| |h[s-1]| + |b[s]|)`` to first order, as for the plain loop: matrices
-    are never multiplied with each other.
+    ``(n + 1) eps sum_s |A[t] ... A[s+1]| (|A[s]| |h[s-1]| + |b[s]|)`` to first order, as for the plain loop: on
+    the CPU matrices are never multiplied with each other, on the GPU only where no entry of a product exceeds 1024.
 
     References
     ----------

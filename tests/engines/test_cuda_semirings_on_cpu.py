@@ -1,15 +1,17 @@
 """The device code of the log-space scans, compiled for the host and held to the plain loop."""
 
 import shutil
+import types
 
 import numpy as np
 import pytest
 
+import linscan
 from linscan.engines.reference import semiring_scan as reference
 from tests import oracles
 from tests.conftest import random
 from tests.engines.test_cuda_blocks_on_cpu import launcher
-from tests.engines.test_cuda_on_cpu import Array, empty
+from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
 from tests.ops.test_semiring_scan import assert_same, decays
 from tests.tolerances import logarithms
 
@@ -56,3 +58,41 @@ def test_equal_the_loop(rng, engine, shape, axis):
         assert_same(z, want[0][1], logarithms("float32", 16))
         assert_same(y, want[0][0], logarithms("float32", 16))
         assert_same(engine.max_scan(w_, s_, z_, **options), want[1], logarithms("float32", 16))
+
+
+MATRICES = """
+static Element combine(Element p, Element q) {
+  return {q.x0 * p.x0 + q.x1 * p.x2, q.x0 * p.x1 + q.x1 * p.x3, q.x2 * p.x0 + q.x3 * p.x2, q.x2 * p.x1 + q.x3 * p.x3};
+}
+"""
+
+
+def matrices(p, q):
+    return q[0] * p[0] + q[1] * p[2], q[0] * p[1] + q[1] * p[3], q[2] * p[0] + q[3] * p[2], q[2] * p[1] + q[3] * p[3]
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((2, 1500), 1), ((40, 33), 0)])
+def test_a_users_operator(rng, engine, tmp_path, shape, axis):
+    """Products of integer matrices, which do not commute; overflow is the same in any order."""
+
+    class Compiled:
+        def __init__(self, source, name, options):
+            self.run = library(tmp_path / "operator.cpp", source, (name,)).on_cpu_scan
+
+        def compile(self):
+            pass
+
+        def __call__(self, grid, threads, arguments):
+            launch(self.run, grid, threads, arguments)
+
+    module = launcher(
+        tmp_path, "assoc_scan", assoc_tiles=types.SimpleNamespace(Operands=engine.Operands, launch=engine.launch)
+    )
+    module.cupy.RawKernel = Compiled
+    elems = [rng.integers(-2, 3, shape).astype(np.int32) for _ in range(4)]
+    first = [rng.integers(-2, 3, np.delete(shape, axis)).astype(np.int32) for _ in range(4)]
+    want = linscan.assoc_scan(matrices, tuple(elems), tuple(first), axis=axis, reverse=True, algorithm="sequential")
+    y = arrays(*elems)
+    module.assoc_scan(MATRICES, ("x0", "x1", "x2", "x3"), y, arrays(*first), axis, True)
+    for got, exact in zip(y, want, strict=True):
+        np.testing.assert_array_equal(got, exact)

@@ -428,3 +428,14 @@ def test_errors_of_the_pullback_and_the_trace():
 
 def test_is_public():
     assert {"assoc_scan", "assoc_scan_vjp", "scan_trace"} <= set(linscan.__all__)
+
+
+def test_device_code_is_checked_where_it_does_not_run():
+    x, y = np.arange(4.0), np.arange(8.0).reshape(2, 4)
+    assert linscan.assoc_scan(np.add, x, cuda="whatever a GPU would compile").tolist() == [0, 1, 3, 6]
+    with pytest.raises(TypeError, match="assoc_scan: cuda must be a string of device code; got function"):
+        linscan.assoc_scan(np.add, x, cuda=lambda: None)
+    with pytest.raises(
+        ValueError, match=r"with cuda all arrays must be of one shape; elems\[1\] has \(2, 4\), the first \(4,\)"
+    ):
+        linscan.assoc_scan(np.add, (x, y), cuda="")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from linscan._arrays import Array
+from linscan._arrays import Array, sum_rows
 
 
 def block_diagonal_vjp(
@@ -16,6 +16,6 @@ def block_diagonal_vjp(
     def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
         g = dy.reshape(-1, H, J).swapaxes(0, 1)
         dx = (g @ w.swapaxes(1, 2)).swapaxes(0, 1).reshape(x.shape)
-        return dx, rows.swapaxes(1, 2) @ g, None if b is None else dy.reshape(-1, H * J).sum(0)
+        return dx, rows.swapaxes(1, 2) @ g, None if b is None else sum_rows(dy)
 
     return y if b is None else y + b, pullback

@@ -92,7 +92,7 @@ def dense_vjp(
         g = _working(xp, g, g.dtype).reshape(-1, w.shape[1])
         du = _product(xp, g, w.conj().T, u.dtype.kind != "c")
         dw = _product(xp, rows.conj().T, g, w.dtype.kind != "c")
-        db = None if b is None else _arrays.grad_like(g.sum(0), b)
+        db = None if b is None else _arrays.grad_like(_arrays.sum_rows(g), b)
         return _arrays.grad_like(du.reshape(u.shape), given[0]), _arrays.grad_like(dw, given[1]), db
 
     return y, pullback

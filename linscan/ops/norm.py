@@ -150,16 +150,16 @@ def batch_statistics_norm_vjp(
     """
     who = "batch_norm"
     _, given, (x, scale, shift), dtype = _prepare(who, x=x, scale=scale, shift=shift)
-    axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    var = ((x - mean) ** 2).mean(axes)
+    mean = _mean_row(x)
+    about = x - mean
+    var = _mean_row(about * about)
     r = (var + eps) ** -0.5
-    normal = (x - mean) * r
+    normal = about * r
     y = _affine(normal, scale, shift, dtype)
 
     def pullback(dy: Array | None) -> tuple[Array | None, ...]:
         g = _arrays.cotangent(who, "dy", dy, y)
-        grads = (_through(g if scale is None else g * scale, normal, r, axes, centred=True), g * normal, g)
+        grads = (_through(g if scale is None else g * scale, normal, r, _mean_row, centred=True), g * normal, g)
         return tuple(_arrays.grad_like(grad, like) for grad, like in zip(grads, given, strict=True))
 
     return (y, mean, var), pullback
@@ -170,25 +170,35 @@ def _rows(
 ) -> tuple[Any, Any]:
     """Normalisation of every row by itself, about its mean or about 0."""
     _, given, (x, scale, shift), dtype = _prepare(who, x=x, scale=scale, shift=shift)
-    about = x - x.mean(-1, keepdims=True) if centred else x
-    r = ((about * about).mean(-1, keepdims=True) + eps) ** -0.5
+    about = x - _row_mean(x) if centred else x
+    r = (_row_mean(about * about) + eps) ** -0.5
     normal = about * r
     y = _affine(normal, scale, shift, dtype)
 
     def pullback(dy: Array | None) -> tuple[Array | None, ...]:
         g = _arrays.cotangent(who, "dy", dy, y)
-        grads = (_through(g if scale is None else g * scale, normal, r, (-1,), centred=centred), g * normal, g)
+        grads = (_through(g if scale is None else g * scale, normal, r, _row_mean, centred=centred), g * normal, g)
         return tuple(_arrays.grad_like(grad, like) for grad, like in zip(grads, given, strict=True))
 
     return y, pullback
 
 
-def _through(dnormal: Array, normal: Array, r: Array, axes: tuple[int, ...], *, centred: bool) -> Array:
-    # n = (x - m) r with m and r functions of x over `axes`:
+def _mean_row(x: Array) -> Array:
+    """The mean of all rows, (D,)."""
+    return _arrays.sum_rows(x) / max(1, x.size // max(1, x.shape[-1]))
+
+
+def _row_mean(x: Array) -> Array:
+    """The mean of every row, (…, 1)."""
+    return x.mean(-1, keepdims=True)
+
+
+def _through(dnormal: Array, normal: Array, r: Array, mean: Callable[[Array], Array], *, centred: bool) -> Array:
+    # n = (x - m) r with m and r functions of x through means:
     #   dx = r (dn - mean(dn) - n mean(dn n)): the direct share, then what passes through m, then through r.
     # About 0 there is no share through m.
-    dx = dnormal - normal * (dnormal * normal).mean(axes, keepdims=True)
-    return r * (dx - dnormal.mean(axes, keepdims=True) if centred else dx)
+    dx = dnormal - normal * mean(dnormal * normal)
+    return r * (dx - mean(dnormal) if centred else dx)
 
 
 def _affine(normal: Array, scale: Array | None, shift: Array | None, dtype: Any) -> Array:

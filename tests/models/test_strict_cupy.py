@@ -11,6 +11,7 @@ from linscan.train.optimisers import SGD, AdamW, global_norm
 from linscan.train.storage import flatten
 from tests.models.test_models import CAUSAL, MODELS, setup
 from tests.strict_cupy import ndarray, strict_cupy
+from tests.tolerances import assert_close, summed
 
 
 def leaves(tree):
@@ -22,7 +23,7 @@ def on_device(cupy, tree):
 
 
 def on_both(run, *trees):
-    """What the call gives on the host and on the stand-in: the same bits."""
+    """What the call gives on the host and on the stand-in, whose sums over leading axes are in another order."""
     with linscan.use_engine("reference"):
         want = run(*trees)
     with strict_cupy() as cupy, linscan.use_engine("reference"):
@@ -31,7 +32,7 @@ def on_both(run, *trees):
     for x, y in zip(got, want, strict=True):
         assert isinstance(x, ndarray)
         assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x.get(), y)
+        assert_close(x.get(), y, 8 * summed(y.dtype, 100))  # at most some dozens of rows
 
 
 @pytest.mark.parametrize("name", MODELS)

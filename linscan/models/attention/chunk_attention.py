@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from linscan import local_attention_vjp, max_scan
-from linscan._arrays import Array, namespace
+from linscan._arrays import Array, namespace, sum_rows
 from linscan.models.layer import Params, State
 from linscan.models.rotary import rotate, turns
 
@@ -40,11 +40,11 @@ def chunk_attention_vjp(
     def pullback(do: Array, dfinal: Array | None) -> tuple[Any, ...]:
         dfinal = None if dfinal is None else rotate(dfinal, cos_back, -sin_back)
         dq, dk, dv, _, dfirst = back(do) if state is None else back(do, dfinal)
-        pairs, rows = (size * dq[..., Z:], dk[..., Z:]), tuple(range(z.ndim - 1))
+        pairs = size * dq[..., Z:], dk[..., Z:]
         grads = {
-            "kappa": xp.stack([(d * z).sum(rows) for d in pairs]),
-            "mu": xp.stack([d.sum(rows) for d in pairs]),
-            "bias": xp.stack([rotate(d[..., :Z], cos, -sin).sum(rows) for d in (dq, dk)]),
+            "kappa": xp.stack([sum_rows(d * z) for d in pairs]),
+            "mu": xp.stack([sum_rows(d) for d in pairs]),
+            "bias": xp.stack([sum_rows(rotate(d[..., :Z], cos, -sin)) for d in (dq, dk)]),
         }
         return kappa[0] * pairs[0] + kappa[1] * pairs[1], dv, grads, dfirst if carried else None
 

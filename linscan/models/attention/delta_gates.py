@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from linscan._arrays import Array, namespace
+from linscan._arrays import Array, namespace, sum_rows
 from linscan.models.attention.heads import channels, heads
 from linscan.models.initial import log_steps, uniform_fan
 from linscan.models.layer import Params
@@ -44,9 +44,9 @@ def decay_vjp(params: Params, u: Array) -> tuple[Array | None, Callable[[Array],
     rate = -namespace(u).exp(params["A_log"])
 
     def pullback(dg: Array) -> tuple[Array, Params]:
-        dg, rows = dg.swapaxes(-1, -2), tuple(range(u.ndim - 1))
+        dg = dg.swapaxes(-1, -2)
         da = back2(rate * dg)
         du, dw, _ = back1(da)
-        return du, {"W_a": {"w": dw}, "A_log": (dg * rate * dt).sum(rows), "dt_bias": da.sum(rows)}
+        return du, {"W_a": {"w": dw}, "A_log": sum_rows(dg * rate * dt), "dt_bias": sum_rows(da)}
 
     return (rate * dt).swapaxes(-1, -2), pullback

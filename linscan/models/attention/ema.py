@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from linscan import fft_conv_vjp, ssm_kernel_vjp
-from linscan._arrays import Array
+from linscan._arrays import Array, sum_rows
 from linscan.models.layer import Params, State, recurrence_vjp
 from linscan.ops.activation import activation_vjp, sigmoid
 
@@ -35,7 +35,6 @@ def ema_vjp(
     alpha, delta = sigmoid(params["alpha"]), sigmoid(params["delta"])
     a, w = 1 - alpha * delta, alpha * params["beta"]
     c = params["eta"] * u.dtype.type(params["eta"].shape[-1] ** -0.5)
-    rows = tuple(range(u.ndim - 1))
     back1: Any
     final: State = None
     if recurrent := state is not None or reset is not None:
@@ -52,7 +51,7 @@ def ema_vjp(
         if recurrent:
             da, db, dfirst = back1(ds[..., None] * c, dfinal)
             du = du + (db * w).sum(-1)
-            dc, dw = (ds[..., None] * h).sum(rows), (db * u[..., None]).sum(rows)
+            dc, dw = sum_rows(ds[..., None] * h, 2), sum_rows(db * u[..., None], 2)
         else:
             du_conv, dk, _ = back2(ds)
             da, dcw = back1(dk.T)
@@ -62,7 +61,7 @@ def ema_vjp(
             "delta": -da * alpha * delta * (1 - delta),
             "beta": dw * alpha,
             "eta": dc * u.dtype.type(params["eta"].shape[-1] ** -0.5),
-            "omega": (ds * u).sum(rows),
+            "omega": sum_rows(ds * u),
         }
         return grads, du, dfirst
 

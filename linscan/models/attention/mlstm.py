@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from linscan import short_conv_vjp
-from linscan._arrays import Array, check_choice, cotangent, namespace
+from linscan._arrays import Array, check_choice, cotangent, namespace, sum_rows
 from linscan.models.attention.heads import channels, heads
 from linscan.models.attention.mlstm_cell import exponential_vjp, sigmoid_vjp
 from linscan.models.block_diagonal import block_diagonal_vjp
@@ -126,7 +126,7 @@ class MLSTM(Layer):
             du, dW_up, _ = back1(xp.concatenate([dx + dx_v, dz], -1))
             grads = {"W_up": dW_up, "conv": {"w": dw, "b": db}, "W_q": dW_q, "W_k": dW_k, "W_v": dW_v}
             grads |= {"gates": dict(zip("wb", dgates, strict=True)), "W_down": dW_down}
-            grads |= {"scale": (dinner * n).reshape(-1, E).sum(0), "skip": (dinner * a).reshape(-1, E).sum(0)}
+            grads |= {"scale": sum_rows(dinner * n), "skip": sum_rows(dinner * a)}
             return {name: grads[name] for name in params}, du, {"conv": dconv, **dmemory} if before else None
 
         return (y, None if state is None else {"conv": conv, **memory}), pullback

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from linscan import short_conv_vjp, softmax_average_vjp
-from linscan._arrays import Array, namespace
+from linscan._arrays import Array, namespace, sum_rows
 from linscan.models.layer import Params
 from linscan.ops.activation import sigmoid
 
@@ -35,7 +35,7 @@ def wkv_vjp(
         dz, dz_start = back3(-dlogit, dend[1])
         dk, dv, dw, dz0, da0 = back1(da, dz)
         before = None if start[0] is None else (da_start + da0, dz_start + dz0)
-        return dk + dlogit, dv + dy * p, dw, dlogit.reshape(-1, len(f)).sum(0), before
+        return dk + dlogit, dv + dy * p, dw, sum_rows(dlogit), before
 
     return (a + p * (v - a), (a_end, z_end)), pullback
 
@@ -67,7 +67,7 @@ def mixed_vjp(params: Params, names: str, u: Array, before: Array, marks: Array 
     change, mu = u - old, {name: params[f"mix_{name}"] for name in names}
 
     def pullback(dm: dict[str, Array], dlast: Array | None) -> tuple[Array, Params, Array]:
-        grads = {f"mix_{name}": (dm[name] * change).reshape(-1, u.shape[-1]).sum(0) for name in names}
+        grads = {f"mix_{name}": sum_rows(dm[name] * change) for name in names}
         dchange = sum(mu[name] * dm[name] for name in names)
         du, _, _, dbefore = back(sum(dm.values()) - dchange, dlast)
         return du + dchange, grads, dbefore

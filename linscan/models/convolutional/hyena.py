@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from linscan import fft_conv_vjp, short_conv_vjp
-from linscan._arrays import Array, cotangent, namespace
+from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.convolutional.implicit import filters_vjp, init_filter
 from linscan.models.initial import uniform_fan
 from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, apart, typed
@@ -113,7 +113,7 @@ class Hyena(Layer):
             for o in range(1, n):
                 name, cotangents = f"long{o}", (dv,) if state is None else (dv, after[f"long{o}"])
                 dgated, dfilters[:, (o - 1) * D : o * D], dfirst[name] = backs[o](*cotangents)
-                dbeta[o - 1] = (dv * seen[o][1]).reshape(-1, D).sum(0)
+                dbeta[o - 1] = sum_rows(dv * seen[o][1])
                 dgated = dgated + beta[o - 1] * dv
                 dz[..., o * D : (o + 1) * D], dv = dgated * seen[o][0], dgated * x[o]
             dz[..., n * D :] = dv

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from linscan import discretize, discretize_vjp, dlsim_vjp, fft_conv_vjp, nplr, ssm_kernel_dplr_vjp
-from linscan._arrays import Array, cotangent, namespace
+from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.convolutional.dplr_form import back_to_modes, real_form
 from linscan.models.initial import complex_normal, log_steps
 from linscan.models.layer import Layer, Params, Pullback, State, Training, apart, grads_like, start, typed
@@ -93,7 +93,7 @@ class S4(Layer):
             dy = cotangent("S4", "dy", dy, u)
             du, dk, _ = back2(dy)
             dA, dP, _, dB, dC, ddt = back1(dk.T)
-            return self._grads(params, A, dA, dP, dB, dC, (dy * u).reshape(-1, len(D)).sum(0), ddt), du + D * dy, None
+            return self._grads(params, A, dA, dP, dB, dC, sum_rows(dy * u), ddt), du + D * dy, None
 
         return (y + D * u, None), pullback
 

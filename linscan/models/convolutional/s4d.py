@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from linscan import diagonal_init, discretize_diag, discretize_diag_vjp, fft_conv_vjp, scan_step, ssm_kernel_vjp
-from linscan._arrays import Array, cotangent, namespace
+from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.initial import complex_normal, log_steps
 from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
 
@@ -100,10 +100,10 @@ class S4D(Layer):
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             dy, dh0 = cotangent("S4D", "dy", dy, y), None
             if recurrent:  # y = Σ C x, and b = w B u feeds x
-                rows, g = tuple(range(u.ndim - 1)), self._pairs * dy[..., None]
+                g = self._pairs * dy[..., None]
                 da, db, dh0 = back2(g * C.conj(), dstate)
-                du, dC = (db * (w * B).conj()).sum(-1).real, (g * x.conj()).sum(rows)
-                dwB = (db * u[..., None]).sum(rows)
+                du, dC = (db * (w * B).conj()).sum(-1).real, sum_rows(g * x.conj(), 2)
+                dwB = sum_rows(db * u[..., None], 2)
             else:
                 du, dk, _ = back3(dy)
                 da, dc = back2(dk.T)
@@ -115,7 +115,7 @@ class S4D(Layer):
                 "A_imag": dA.imag,
                 "B": w.conj() * dwB,
                 "C": dC,
-                "D": (dy * u).reshape(-1, self.channels).sum(0),
+                "D": sum_rows(dy * u),
             }
             return grads_like(grads, params), du + D * dy, dh0
 

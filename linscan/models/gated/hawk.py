@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from linscan import scan_step, short_conv_step, short_conv_vjp
-from linscan._arrays import Array, cotangent, namespace
+from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import lecun_normal
 from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, recurrence_vjp, typed
@@ -122,7 +122,7 @@ class Hawk(Layer):
             dlog = a * (da - db * i * x * a / xp.maximum(size, xp.finfo(x.dtype).tiny))
             dx_i, dw_i, db_i = back_i(db * size * x * i * (1 - i))
             dx_r, dw_r, db_r = back_r(dlog * rate * r * (1 - r))
-            drho = -_POWER * (dlog * r).reshape(-1, x.shape[-1]).sum(0) * sigmoid(params["rho"])
+            drho = -_POWER * sum_rows(dlog * r) * sigmoid(params["rho"])
             grads = {"G_x": {"w": dw_i, "b": db_i}, "G_a": {"w": dw_r, "b": db_r}, "rho": drho}
             return db * size * i + dx_i + dx_r, grads
 

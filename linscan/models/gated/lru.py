@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from linscan import scan_step
-from linscan._arrays import Array, cotangent, namespace
+from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.initial import complex_normal
 from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
 from linscan.ops.dense import dense, dense_vjp
@@ -88,14 +88,13 @@ class LRU(Layer):
             dlam, db, dh0 = back2(dx, dstate)
             du, dB, _ = back1(scale * db)
             dlog = lam.conj() * dlam  # of log λ = -e^ν + i e^θ
-            rows = tuple(range(u.ndim - 1))
             grads = {
                 "nu": -dlog.real * xp.exp(params["nu"]),
                 "theta": dlog.imag * xp.exp(params["theta"]),
-                "gamma": scale * (Bu.conj() * db).sum(rows).real,
+                "gamma": scale * sum_rows(Bu.conj() * db).real,
                 "B": dB.T,
                 "C": dC.T,
-                "D": (dy * u).sum(rows),
+                "D": sum_rows(dy * u),
             }
             return grads_like(grads, params), du + D * dy, dh0
 

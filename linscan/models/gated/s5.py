@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from linscan import discretize_diag, discretize_diag_vjp, nplr, scan_step
-from linscan._arrays import Array, check_choice, cotangent, namespace
+from linscan._arrays import Array, check_choice, cotangent, namespace, sum_rows
 from linscan.models.initial import complex_normal, lecun_normal, log_steps
 from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
 from linscan.ops.dense import dense, dense_vjp
@@ -115,21 +115,20 @@ class S5(Layer):
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             dy = cotangent("S5", "dy", dy, y)
-            rows = tuple(range(u.ndim - 1))
             dx, dC, _ = back4(dy)
             da, db, dh0 = back3(dx[..., : len(a)], dstate)
             if self.bidirectional:
                 da_rev, db_rev, _ = back3_rev(dx[..., len(a) :], None)
                 da, db = da + da_rev, db + db_rev
             du, dB, _ = back2(w.conj() * db)
-            dLambda, ddt = back1(da, (Bu.conj() * db).sum(rows))
+            dLambda, ddt = back1(da, sum_rows(Bu.conj() * db))
             grads = {
                 "Lambda_re": dLambda.real,
                 "Lambda_im": dLambda.imag,
                 "log_dt": ddt * dt,
                 "B": dB.T,
                 "C": 2 * dC.T,
-                "D": (dy * u).sum(rows),
+                "D": sum_rows(dy * u),
             }
             return grads_like(grads, params), du + D * dy, dh0
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from linscan._arrays import Array, namespace
+from linscan._arrays import Array, namespace, sum_rows
 from linscan.models.layer import recurrence_vjp
 from linscan.ops.activation import activation_vjp
 
@@ -23,7 +23,7 @@ def signed_scan_vjp(
     reset: Array | None = None,
 ) -> tuple[tuple[Array, Array], Callable[..., tuple[Any, ...]]]:
     """`linscan.selective_scan_vjp` where ``2 exp(Δ A) - 1`` is the decay; real, not grouped, softplus always."""
-    xp, rows = namespace(u), tuple(range(u.ndim - 1))
+    xp = namespace(u)
     step, back1 = activation_vjp(dt + dt_bias, "softplus")
     e = xp.exp(step[..., None] * A)
     x = step * u
@@ -39,7 +39,7 @@ def signed_scan_vjp(
         de = 2 * da * e
         dB, dx = (db * x[..., None]).sum(-2), (db * B[..., None, :]).sum(-1)
         ddt = back1((de * A).sum(-1) + dx * u)
-        dA, dD = (de * step[..., None]).sum(rows), (ds * u).sum(rows)
-        return dx * step + ds * D, ddt, dA, dB, dC, dD, back3(dy * s), ddt.sum(rows), dh0
+        dA, dD = sum_rows(de * step[..., None], 2), sum_rows(ds * u)
+        return dx * step + ds * D, ddt, dA, dB, dC, dD, back3(dy * s), sum_rows(ddt), dh0
 
     return (s * gate, final), pullback

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from linscan import rnn_scan_vjp, short_conv_vjp
-from linscan._arrays import Array, cotangent, namespace
+from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.attention.heads import channels, heads
 from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import uniform_fan
@@ -106,7 +106,7 @@ class SLSTM(Layer):
             (da, dW_if, _), (du, dW_zo, _) = back_x(channels(dgates[..., :half])), back_z(channels(dgates[..., half:]))
             du_conv, dw, dbias, dconv = back1(back2(da), after["conv"])
             grads = {"conv": {"w": dw, "b": dbias}, "W_if": dW_if, "W_zo": dW_zo, "R": dR, "b": db}
-            grads["scale"] = (dy * n).reshape(-1, D).sum(0)
+            grads["scale"] = sum_rows(dy * n)
             return grads, du + du_conv, {"conv": dconv, "s": ds} if before else None
 
         return (y, None if state is None else {"conv": c[1], "s": s}), pullback

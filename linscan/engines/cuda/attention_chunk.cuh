@@ -1,8 +1,9 @@
 // One chunk of linear attention on tensor cores: its gates, its outputs, and the step of the state. See linear_attention.cu.
 #pragma once
+constexpr int WARPS = 8;  // of a block: four for the steps, or keys, times two for the columns
 #include "attention_tiles.cuh"
 
-constexpr int TILES = KEYS / 16 / WARPS, COLUMNS = SLICE / 8;  // of the state: 16 x 8 tiles of a warp
+constexpr int TILES = KEYS / 64, COLUMNS = SLICE / 16;  // of the state: 16 x 8 tiles of a warp
 constexpr float FORGET = -88.0f;  // e^g below the smallest normal number: what was before is no more
 
 struct Stage { S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD], v[STEPS][SLICE + PAD]; };
@@ -22,7 +23,7 @@ struct Extras {
   S* kept;        // (row, chunk, key, value): states before each chunk, written, or multiplied with those after it
   float* dots;    // (slice, row, chunk): the sums of those products
   const S* mate;  // (…, time, value), multiplied with the outputs
-  float* sums;    // (slice, row, time): the sums of those products over values
+  float* sums;    // (half slice, row, time): the sums of those products over values
   i64 head;       // steps of the first chunk
 };
 
@@ -70,8 +71,13 @@ __device__ __forceinline__ float between(const Shared& shared, int t, int s) {
 }
 __device__ __forceinline__ float since_start(const Shared& shared, int t) { return shared.cut[t] < 0 ? expf(shared.sum[t]) : 0.0f; }
 
-// Outputs of 16 steps from `first` on.
-__device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& shared, const Stage& stage, int first, int lane) {
+// This warp's part of the steps, or the keys, and of the columns.
+__device__ __forceinline__ int quarter() { return threadIdx.x / 32 % 4; }
+__device__ __forceinline__ int half_column() { return threadIdx.x / 128 * (8 * COLUMNS); }
+
+// Outputs of this warp's 16 steps and columns.
+__device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& shared, const Stage& stage, int lane) {
+  const int first = 16 * quarter(), column = half_column();
 #pragma unroll
   for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
@@ -87,7 +93,7 @@ __device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& sh
     load_a<false>(a, stage.q, first, j, lane);
 #pragma unroll
     for (int n = 0; n < COLUMNS; n += 2) {
-      load_b<true>(b, shared.state, j, 8 * n, lane);
+      load_b<true>(b, shared.state, j, column + 8 * n, lane);
       mma(o[n], a, b[0], b[1], S());
       mma(o[n + 1], a, b[2], b[3], S());
     }
@@ -130,7 +136,7 @@ __device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& sh
     }
 #pragma unroll
     for (int c = 0; c < COLUMNS; c += 2) {
-      load_b<true>(b, stage.v, 8 * n, 8 * c, lane);
+      load_b<true>(b, stage.v, 8 * n, column + 8 * c, lane);
       mma(o[c], a, b[0], b[1], S());
       mma(o[c + 1], a, b[2], b[3], S());
     }
@@ -140,30 +146,33 @@ __device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& sh
 typedef float State[TILES][COLUMNS][4];
 
 // Calls f(key, column, value) for each number of this thread's part of the state.
-template <class F> __device__ __forceinline__ void each(State& state, int warp, int lane, F f) {
+template <class F> __device__ __forceinline__ void each(State& state, int lane, F f) {
 #pragma unroll
   for (int m = 0; m < TILES; m++)
 #pragma unroll
     for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) f((warp * TILES + m) * 16 + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2 + i % 2, state[m][n][i]);
+      for (int i = 0; i < 4; i++) f((quarter() * TILES + m) * 16 + lane / 4 + i / 2 * 8, half_column() + 8 * n + lane % 4 * 2 + i % 2, state[m][n][i]);
 }
 
 // The same for two neighbouring columns at a time: f(key, column, value, value).
-template <class F> __device__ __forceinline__ void each_pair(State& state, int warp, int lane, F f) {
+template <class F> __device__ __forceinline__ void each_pair(State& state, int lane, F f) {
 #pragma unroll
   for (int m = 0; m < TILES; m++)
 #pragma unroll
     for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
       for (int i = 0; i < 4; i += 2)
-        f((warp * TILES + m) * 16 + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2, state[m][n][i], state[m][n][i + 1]);
+        f((quarter() * TILES + m) * 16 + lane / 4 + i / 2 * 8, half_column() + 8 * n + lane % 4 * 2, state[m][n][i], state[m][n][i + 1]);
 }
 
 // S' = e^W[63] S + (e^(W[63] - W) K)^T V.
-__device__ __forceinline__ void advance(State& state, const Shared& shared, const Stage& stage, int warp, int lane) {
+__device__ __forceinline__ void advance(State& state, const Shared& shared, const Stage& stage, int lane) {
   const float kept = since_start(shared, STEPS - 1);
-  each(state, warp, lane, [=](int, int, float& x) { x = kept == 0.0f ? 0.0f : x * kept; });
+  if (kept == 0.0f)
+    each(state, lane, [](int, int, float& x) { x = 0.0f; });
+  else
+    each(state, lane, [=](int, int, float& x) { x *= kept; });
 #pragma unroll
   for (int s = 0; s < STEPS; s += 16) {
     const float* left = &shared.after[s + lane % 4 * 2];
@@ -171,13 +180,13 @@ __device__ __forceinline__ void advance(State& state, const Shared& shared, cons
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
       u32 a[4], b[4];
-      load_a<true>(a, stage.k, s, (warp * TILES + m) * 16, lane);
+      load_a<true>(a, stage.k, s, (quarter() * TILES + m) * 16, lane);
       if (DECAYS)
 #pragma unroll
         for (int n = 0; n < 4; n++) a[n] = pair<S>(low(a[n], S()) * scale[n / 2 * 2], high(a[n], S()) * scale[n / 2 * 2 + 1]);
 #pragma unroll
       for (int n = 0; n < COLUMNS; n += 2) {
-        load_b<true>(b, stage.v, s, 8 * n, lane);
+        load_b<true>(b, stage.v, s, half_column() + 8 * n, lane);
         mma(state[m][n], a, b[0], b[1], S());
         mma(state[m][n + 1], a, b[2], b[3], S());
       }

@@ -4,18 +4,28 @@
 #include "mma.cuh"
 
 typedef STORAGE S;
-constexpr int STEPS = 64, WARPS = 4, THREADS = 32 * WARPS, PAD = 8;
+constexpr int STEPS = 64, THREADS = 32 * WARPS, PAD = 8;
 
 // Steps `begin` to `end` of `width` numbers each, the rest of `rows` rows of WIDTH zeros; where the arrays allow it in the
 // background, see `arrived`.
 template <int WIDTH, class Number, int STRIDE>
 __device__ __forceinline__ void fetch(Number (*to)[STRIDE], const Number* from, i64 time, int begin, int end, int width, int rows) {
-  constexpr int PACK = 16 / sizeof(Number);
-  if (PACKED) {
+  constexpr int PACK = 16 / sizeof(Number), PACKS = WIDTH / PACK, STEP = THREADS / PACKS;
+  if (PACKED && THREADS % PACKS == 0) {
+    const int n = threadIdx.x % PACKS * PACK;
+    int t = threadIdx.x / PACKS;
+    const Number* at = from + t * time + n;
+    begin = n < width ? begin : end;
+#pragma unroll 2
+    for (; t < rows; t += STEP, at += STEP * time) {
+      const bool inside = begin <= t && t < end;
+      copy16(&to[t][n], inside ? at : from, inside);
+    }
+  } else if (PACKED) {
     for (int i = threadIdx.x; i < rows * (WIDTH / PACK); i += THREADS) {
       const int t = i / (WIDTH / PACK), n = i % (WIDTH / PACK) * PACK;
       const bool inside = begin <= t && t < end && n < width;
-      copy16(&to[t][n], inside ? from + t * time + n : from + begin * time, inside);
+      copy16(&to[t][n], inside ? from + t * time + n : from, inside);
     }
   } else {
     for (int i = threadIdx.x; i < rows * WIDTH; i += THREADS) {

@@ -60,6 +60,7 @@ __device__ __forceinline__ void own_block(float (&p)[2][4], Chunk& shared, const
       x[n] = n % 2 ? pair<S>(q[n][0] * d.from[n][0], q[n][1] * d.from[n][1]) : pair<S>(k[n][0] * d.until[n][0], k[n][1] * d.until[n][1]);
     mma(parts[3], {0, x[1], 0, x[3]}, x[0], x[2], S());
     join<8>(d, lane);
+    __syncwarp();  // all lanes have taken their parts of these tiles
     put(shared.q, q, d.from, warp, j, lane), put(shared.k, k, d.until, warp, j, lane);
     put_whole(shared.whole[warp], d, j, lane);
   }

@@ -156,6 +156,8 @@ states(const __grid_constant__ Layout layout, const S* k, const S* v, const floa
   }
 }
 
+constexpr int TOGETHER = 8;  // segments read before any is written
+
 // From segment to segment: `ends`, of all but the last, becomes what enters each.
 extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* ends, const float* decays, const float* first,
                                  i64 segments, i64 size, i64 values) {
@@ -163,11 +165,18 @@ extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* e
   if (index >= layout.rows * size) return;
   const i64 row = index / size, n = index % size;
   float state = first ? first[locate(layout, row).at[STATE] + n] : 0.0f;
-  for (i64 i = 0; i < segments; i++) {
-    const i64 slot = i * layout.rows + row;
-    const bool more = i + 1 < segments;
-    const float end = more ? ends[slot * size + n] : 0.0f, decay = more ? decays[slot * (size / values) + n / values] : 0.0f;
-    ends[slot * size + n] = state;
-    state = decay == 0.0f ? end : __fmaf_rn(decay, state, end);
+  for (i64 k = 0; k < segments; k += TOGETHER) {
+    float end[TOGETHER], decay[TOGETHER];
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+      const bool more = k + i + 1 < segments;
+      const i64 slot = (k + i) * layout.rows + row;
+      end[i] = more ? ends[slot * size + n] : 0.0f, decay[i] = more ? decays[slot * (size / values) + n / values] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+      if (k + i < segments) ends[((k + i) * layout.rows + row) * size + n] = state;
+      state = decay[i] == 0.0f ? end[i] : __fmaf_rn(decay[i], state, end[i]);
+    }
   }
 }

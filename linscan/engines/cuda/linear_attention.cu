@@ -3,7 +3,7 @@
 // A block owns SLICE value columns of one head and walks the head's chunks of 64 steps, the state in float32 registers:
 //   O = e^W (Q S) + P V,   P[t, s] = q[t] k[s] e^(W[t] - W[s]) for s <= t,   S' = e^W[63] S + (e^(W[63] - W) K)^T V,
 // W being sums of g from the chunk's start, or from the last step that forgets what was before it. Rows t are shared out
-// between four warps for O, and rows of S for S'. What products take in is rounded to 16 bits, sums are float32. The next
+// between four pairs of warps for O, and rows of S for S', columns within a pair. What products take in is rounded to 16 bits, sums are float32. The next
 // chunk's arrays come while one is worked on.
 //
 // Long sequences are cut into segments: `reduce` makes each one's state from zero, `carry` hands the state on, `run` goes
@@ -44,7 +44,7 @@ __device__ __forceinline__ Spot spot(const Layout& layout, i64 values, i64 segme
 }
 
 __device__ __forceinline__ void put(State& state, float* to, int keys, i64 values, int width) {
-  each(state, threadIdx.x / 32, threadIdx.x & 31, [=](int key, int c, float& x) {
+  each(state, threadIdx.x & 31, [=](int key, int c, float& x) {
     if (key < keys && c < width) to[key * values + c] = x;
   });
 }
@@ -62,12 +62,12 @@ __device__ __forceinline__ void put(const Shared& shared, S* to, int keys, i64 v
 // Mates of the outputs of this lane; zeros outside.
 typedef u32 Mates[COLUMNS][2];
 __device__ __forceinline__ void mates(Mates& to, const Layout& layout, const Spot& x, const Place& place, i64 t, int count,
-                                      const Extras& extras, int lane, int warp) {
+                                      const Extras& extras, int lane) {
 #pragma unroll
   for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const int step = 16 * warp + lane / 4 + 8 * half, c = 8 * n + lane % 4 * 2;
+      const int step = 16 * quarter() + lane / 4 + 8 * half, c = half_column() + 8 * n + lane % 4 * 2;
       const S* from = extras.mate + place.at[MATE] + x.column + (t + step) * layout.operand[MATE].time;
       to[n][half] = step < count ? two(from + c, c, x.width) : 0;
     }
@@ -75,10 +75,10 @@ __device__ __forceinline__ void mates(Mates& to, const Layout& layout, const Spo
 
 // The sums over this slice's values of the outputs times their mates.
 __device__ __forceinline__ void multiply(const float (&out)[COLUMNS][4], const Mates& mates, const Layout& layout, const Spot& x,
-                                         i64 t, int count, const Extras& extras, float scale, int lane, int warp) {
+                                         i64 t, int count, const Extras& extras, float scale, int lane) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const int step = 16 * warp + lane / 4 + 8 * half;
+    const int step = 16 * quarter() + lane / 4 + 8 * half;
     float sum = 0.0f;
 #pragma unroll
     for (int n = 0; n < COLUMNS; n++) {
@@ -86,7 +86,8 @@ __device__ __forceinline__ void multiply(const float (&out)[COLUMNS][4], const M
       sum = __fmaf_rn(out[n][2 * half + 1], high(mates[n][half], S()), sum);
     }
     sum += shuffle_xor(sum, 1), sum += shuffle_xor(sum, 2);
-    if (lane % 4 == 0 && step < count) extras.sums[(x.slice * layout.rows + x.row) * layout.length + t + step] = scale * sum;
+    const i64 slice = 2 * x.slice + threadIdx.x / 128;
+    if (lane % 4 == 0 && step < count) extras.sums[(slice * layout.rows + x.row) * layout.length + t + step] = scale * sum;
   }
 }
 
@@ -118,7 +119,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     next = begin(chunk + 1, extras.head, layout.length);
     const int count = static_cast<int>(next - t);
     if (OUT)
-      each_pair(state, warp, lane, [&](int key, int c, float y, float z) { *reinterpret_cast<u32*>(&shared.state[key][c]) = pair<S>(y, z); });
+      each_pair(state, lane, [&](int key, int c, float y, float z) { *reinterpret_cast<u32*>(&shared.state[key][c]) = pair<S>(y, z); });
     if (warp == 0) gates(shared, ahead, lane);
     if (next < x.hi) bring(shared.stage[(chunk + 1) % 2], next, begin(chunk + 2, extras.head, layout.length)), arrived<1>();
     else arrived<0>();
@@ -126,19 +127,19 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     decay *= since_start(shared, STEPS - 1);
     if (OUT) {
       if (KEPT == WRITE) put(shared, extras.kept + (x.row * chunks + chunk) * keys * values + x.column, keys, values, x.width);
-      Mates others;
-      if (MATED) mates(others, layout, x, place, t, count, extras, lane, warp);
       float out[COLUMNS][4];
-      outputs(out, shared, stage, 16 * warp, lane);
-      if (MATED) multiply(out, others, layout, x, t, count, extras, scale, lane, warp);
+      outputs(out, shared, stage, lane);
+      Mates others;
+      if (MATED) mates(others, layout, x, place, t, count, extras, lane);
+      if (MATED) multiply(out, others, layout, x, t, count, extras, scale, lane);
 #pragma unroll
-      for (int n = 0; n < COLUMNS; n++) write(o + t * values, values, out[n], 16 * warp, 8 * n, count, x.width, lane, scale);
+      for (int n = 0; n < COLUMNS; n++) write(o + t * values, values, out[n], 16 * quarter(), half_column() + 8 * n, count, x.width, lane, scale);
     }
-    advance(state, shared, stage, warp, lane);
+    advance(state, shared, stage, lane);
     if (OUT && KEPT == MULTIPLY) {  // forwards, this chunk is the one that many from the end
       const S* other = extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values + x.column;
       float sum = 0.0f;
-      each_pair(state, warp, lane, [&](int key, int c, float y, float z) {
+      each_pair(state, lane, [&](int key, int c, float y, float z) {
         const u32 both = key < keys ? two(other + key * values + c, c, x.width) : 0;
         sum = __fmaf_rn(y, low(both, S()), sum), sum = __fmaf_rn(z, high(both, S()), sum);
       });
@@ -157,7 +158,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
 }
 
 // What a segment makes of a state of zero, and the product of its decays.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, KEYS <= 128 ? 2 : 1)
 reduce(const __grid_constant__ Layout layout, const S* k, const S* v, const float* g, float* ends, float* decays, int keys,
        i64 values, i64 segment, const __grid_constant__ Extras extras) {
   extern __shared__ __align__(16) u8 memory[];
@@ -165,11 +166,13 @@ reduce(const __grid_constant__ Layout layout, const S* k, const S* v, const floa
   const Spot x = spot(layout, values, segment, extras.head);
   const i64 slot = x.segment * layout.rows + x.row;
   State state;
-  each(state, 0, 0, [](int, int, float& y) { y = 0.0f; });
+  each(state, 0, [](int, int, float& y) { y = 0.0f; });
   const float decay = through<false>(state, shared, layout, x, nullptr, k, v, g, nullptr, keys, values, 1.0f, extras);
   put(state, ends + slot * keys * values + x.column, keys, values, x.width);
   if (threadIdx.x == 0 && x.column == 0) decays[slot] = decay;
 }
+
+constexpr int TOGETHER = 8;  // segments read before any is written
 
 // From segment to segment: `ends`, of all but the last, becomes what enters each.
 extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* ends, const float* decays, const float* first,
@@ -178,17 +181,24 @@ extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* e
   if (index >= layout.rows * size) return;
   const i64 row = index / size, n = index % size;
   float state = first ? first[locate(layout, row).at[STATE] + n] : 0.0f;
-  for (i64 k = 0; k < segments; k++) {
-    const i64 slot = k * layout.rows + row;
-    const bool more = k + 1 < segments;
-    const float end = more ? ends[slot * size + n] : 0.0f, decay = more ? decays[slot] : 0.0f;
-    ends[slot * size + n] = state;
-    state = decay == 0.0f ? end : __fmaf_rn(decay, state, end);
+  for (i64 k = 0; k < segments; k += TOGETHER) {
+    float end[TOGETHER], decay[TOGETHER];
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+      const bool more = k + i + 1 < segments;
+      const i64 slot = (k + i) * layout.rows + row;
+      end[i] = more ? ends[slot * size + n] : 0.0f, decay[i] = more ? decays[slot] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+      if (k + i < segments) ends[((k + i) * layout.rows + row) * size + n] = state;
+      state = decay[i] == 0.0f ? end[i] : __fmaf_rn(decay[i], state, end[i]);
+    }
   }
 }
 
 // `starts` is what enters each segment; without it a row is one segment, which begins with `first`.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, KEYS <= 128 ? 2 : 1)
 run(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, const float* g, const float* first,
     const float* starts, S* o, float* last, int keys, i64 values, float scale, i64 segment, const __grid_constant__ Extras extras) {
   extern __shared__ __align__(16) u8 memory[];
@@ -197,7 +207,7 @@ run(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, c
   const float* from = starts ? starts + (x.segment * layout.rows + x.row) * keys * values
                              : first ? first + locate(layout, x.row).at[STATE] : nullptr;
   State state;
-  each(state, threadIdx.x / 32, threadIdx.x & 31, [=](int key, int c, float& y) {
+  each(state, threadIdx.x & 31, [=](int key, int c, float& y) {
     y = from && key < keys && c < x.width ? from[key * values + x.column + c] : 0.0f;
   });
   through<true>(state, shared, layout, x, q, k, v, g, o, keys, values, scale, extras);

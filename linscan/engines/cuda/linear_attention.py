@@ -22,7 +22,7 @@ from linscan.engines.reference import linear_attention as reference
 
 __all__ = ["linear_attention", "linear_attention_pullback", "linear_attention_step"]
 
-_THREADS, _STEPS, _PAD = 128, 64, 8  # as in linear_attention.cu
+_THREADS, _STEPS, _PAD = 256, 64, 8  # as in linear_attention.cu
 _WIDEST = 256  # keys or values that tensor cores take here
 _WHOLE = 128  # chunks of the longest sequence that is not cut
 _SEGMENT = 32  # chunks of a segment of a longer one
@@ -109,7 +109,7 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
     slices, chunks = -(-values // width), -(-length // _STEPS)
     o, S = cupy.empty((*lead, length, values), q.dtype), cupy.empty((*lead, keys, values), np.float32)
     dots = cupy.empty((slices, *lead, chunks), np.float32) if work == _MULTIPLY else None
-    sums = cupy.empty((slices, *lead, length), np.float32) if mate is not None else None
+    sums = cupy.empty((2 * slices, *lead, length), np.float32) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     extras = np.array([(*pointers, min(length, head or _STEPS))], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
     whole = all(packed(x) for x in (q, k, v, mate) if x is not None)
@@ -137,4 +137,4 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
 def _shared(keys: int, width: int) -> int:
     """Bytes of the struct ``Shared``."""
     stage = 2 * _STEPS * (2 * (keys + _PAD) + width + _PAD)
-    return 2 * stage + 2 * keys * (width + _PAD) + 12 * _STEPS + 16
+    return 2 * stage + 2 * keys * (width + _PAD) + 12 * _STEPS + 32

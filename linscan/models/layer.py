@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from linscan import _arrays, _trees, scan_vjp
+from linscan import _arrays, _trees, scan_vjp, short_conv_vjp
 from linscan._arrays import Array
 
 Params = dict[str, Any]
@@ -112,6 +112,16 @@ def recurrence_vjp(
         return da, db, None if isinstance(state, int) else dh0
 
     return (x, final), pullback
+
+
+def filter_vjp(u: Array, params: Params, state: State, reset: Array | None) -> tuple[tuple[Array, State], Any]:
+    """`linscan.short_conv` with a layer's weights ``w`` and ``b``, if any, and its state: None wants none back."""
+    w, b = params["w"], params.get("b")
+    marks = None if reset is None else reset[..., None]
+    if state is not None:
+        return short_conv_vjp(u, w, b, state, reset=marks)
+    y, back = short_conv_vjp(u, w, b, reset=marks)
+    return (y, None), lambda dy, dstate: back(dy)
 
 
 def firsts(reset: Array, reverse: bool) -> Array:

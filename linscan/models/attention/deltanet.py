@@ -88,7 +88,7 @@ class DeltaNet(Layer):
     ) -> tuple[tuple[Array, State], Pullback]:
         """See `Layer`; the state is ``{"conv": (…, 3, width of W_in), "S": (…, H, K, V)}``."""
         xp, H, n = namespace(u), self.heads, self.n_householder
-        before = state if isinstance(state, dict) else {"conv": 0, "S": None}
+        before = state if isinstance(state, dict) else {"conv": state, "S": None}
         reset = None if reset is None else xp.asarray(reset)
         (x, after), back1 = in_vjp(params, u, before.get("conv"), reset, self.activation)
         q_end, k_end = np.cumsum(self._widths[:2])

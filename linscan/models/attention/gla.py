@@ -79,7 +79,7 @@ class GLA(Layer):
     ) -> tuple[tuple[Array, State], Pullback]:
         """See `Layer`; the state is ``{"S": (…, H, K, V)}``, and ``conv`` (…, taps - 1, width of W_in) with taps."""
         xp, H = namespace(u), self.heads
-        before = state if isinstance(state, dict) else {"conv": 0, "S": None}
+        before = state if isinstance(state, dict) else {"conv": state, "S": None}
         reset = None if reset is None else xp.asarray(reset)
         (x, after), back1 = in_vjp(params, u, before.get("conv"), reset, "silu" if self.taps else "identity")
         key, _ = self._widths

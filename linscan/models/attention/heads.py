@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from linscan import short_conv_vjp
 from linscan._arrays import Array
 from linscan.models.initial import uniform_fan
-from linscan.models.layer import Params
+from linscan.models.layer import Params, filter_vjp
 from linscan.ops.activation import activation_vjp
 from linscan.ops.dense import dense_vjp
 from linscan.ops.norm import rms_norm_vjp
@@ -49,8 +48,7 @@ def in_vjp(params: Params, u: Array, before: Array, reset: Array | None, kind: s
     x, back1 = dense_vjp(u, params["W_in"]["w"])
     after, back2 = {}, None
     if "conv" in params:
-        marks = None if reset is None else reset[..., None]
-        (x, after["conv"]), back2 = short_conv_vjp(x, params["conv"]["w"], None, before, reset=marks)
+        (x, after["conv"]), back2 = filter_vjp(x, params["conv"], before, reset)
     y, back3 = activation_vjp(x, kind)
 
     def pullback(dy: Array, dconv: Array | None) -> tuple[Array, Params, Params]:

@@ -74,14 +74,15 @@ class RWKV4(Layer):
         training: Training | None = None,
     ) -> tuple[tuple[Array, State], Pullback]:
         """See `Layer`; the state is ``{"u": (…, 1, D), "average": (…, D), "log_sum": (…, D)}``."""
-        before = state if isinstance(state, dict) else {"u": 0, "average": None, "log_sum": None}
-        marks = None if reset is None else namespace(u).asarray(reset)[..., None]
-        (m, last), back1 = mixed_vjp(params, "kvr", u, before["u"], marks)
+        before = state if isinstance(state, dict) else {"u": state, "average": None, "log_sum": None}
+        reset = None if reset is None else namespace(u).asarray(reset)
+        (m, last), back1 = mixed_vjp(params, "kvr", u, before["u"], reset)
         k, back_k = dense_vjp(m["k"], params["W_k"]["w"])
         v, back_v = dense_vjp(m["v"], params["W_v"]["w"])
         r, back_r = dense_vjp(m["r"], params["W_r"]["w"])
         decay = -namespace(u).exp(params["time_decay"])
         start = before["average"], before["log_sum"]
+        marks = None if reset is None else reset[..., None]
         (x, final), back2 = wkv_vjp(k, v, decay, params["time_first"], start, marks)
         s, back3 = activation_vjp(r, "sigmoid")
         y, back4 = dense_vjp(s * x, params["W_o"]["w"])
@@ -128,8 +129,8 @@ class ChannelMix(Layer):
         training: Training | None = None,
     ) -> tuple[tuple[Array, State], Pullback]:
         """See `Layer`; the state is ``{"u": (…, 1, D)}``."""
-        marks = None if reset is None else namespace(u).asarray(reset)[..., None]
-        (m, last), back1 = mixed_vjp(params, "kr", u, state["u"] if isinstance(state, dict) else 0, marks)
+        reset = None if reset is None else namespace(u).asarray(reset)
+        (m, last), back1 = mixed_vjp(params, "kr", u, state["u"] if isinstance(state, dict) else state, reset)
         k, back_k = dense_vjp(m["k"], params["W_k"]["w"])
         a, back2 = activation_vjp(k, "relu")
         v, back_v = dense_vjp(a * a, params["W_v"]["w"])

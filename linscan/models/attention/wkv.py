@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from linscan import short_conv_vjp, softmax_average_vjp
+from linscan import softmax_average_vjp
 from linscan._arrays import Array, namespace, sum_rows
-from linscan.models.layer import Params
+from linscan.models.layer import Params, State, filter_vjp
 from linscan.ops.activation import sigmoid
 
 
@@ -57,13 +57,13 @@ def _late_vjp(x: Array, first: Array | None, empty: float, marks: Array | None) 
     return (late, whole[..., -1, :].copy()), pullback
 
 
-def mixed_vjp(params: Params, names: str, u: Array, before: Array, marks: Array | None) -> Any:
+def mixed_vjp(params: Params, names: str, u: Array, before: State, reset: Array | None) -> Any:
     """``μ u[t] + (1 - μ) u[t-1]`` for ``mix_k`` and its like, by name, and the last u as a state.
 
     The pullback is ``pullback(dm, dlast)`` to ``(du, grads, dbefore)``.
     """
     delay = namespace(u).asarray([0, 1], u.dtype)
-    (old, last), back = short_conv_vjp(u, delay, None, before, reset=marks)
+    (old, last), back = filter_vjp(u, {"w": delay}, before, reset)
     change, mu = u - old, {name: params[f"mix_{name}"] for name in names}
 
     def pullback(dm: dict[str, Array], dlast: Array | None) -> tuple[Array, Params, Array]:

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from linscan import selective_scan_vjp, short_conv_vjp
+from linscan import selective_scan_vjp
 from linscan._arrays import Array, cotangent, namespace
 from linscan.models.gated.signed_scan import signed_scan_vjp
 from linscan.models.initial import log_steps, uniform_fan
-from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, filter_vjp, typed
 from linscan.ops.activation import activation_vjp, softplus_inverse
 from linscan.ops.dense import dense_vjp
 
@@ -89,11 +89,10 @@ class Mamba(Layer):
     ) -> tuple[tuple[Array, State], Pullback]:
         """See `Layer`; the state is ``{"conv": (…, 3, E), "h": (…, E, N)}``."""
         xp, E, R, N = namespace(u), self.channels * self.expand, self._rank, self.states
-        before = state if isinstance(state, dict) else {"conv": 0, "h": None}
+        before = state if isinstance(state, dict) else {"conv": state, "h": None}
         marks = None if reset is None else xp.asarray(reset)
         xz, back1 = dense_vjp(u, params["W_in"]["w"])
-        taps = None if marks is None else marks[..., None]
-        (c, conv), back2 = short_conv_vjp(xz[..., :E], *affine(params["conv"]), before["conv"], reset=taps)
+        (c, conv), back2 = filter_vjp(xz[..., :E], params["conv"], before["conv"], marks)
         x, back3 = activation_vjp(c, "silu")
         p, back4 = dense_vjp(x, params["W_x"]["w"])
         dt, back5 = dense_vjp(p[..., :R], params["W_dt"]["w"])

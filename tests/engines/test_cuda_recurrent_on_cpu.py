@@ -25,12 +25,15 @@ GRADIENTS = {"linear_attention": "q k v g S0", "dplr_attention": "q k v a b g S0
 class Kernel:
     """One variant, compiled when it first runs."""
 
+    max_dynamic_shared_size_bytes = 1 << 20
+
     def __init__(self, folder, loaded, name, *key):
         self.folder, self.loaded, self.name, self.key = folder, loaded, name, key
 
-    def __call__(self, grid, threads, arguments):
+    def __call__(self, grid, threads, arguments, shared_mem=0):
         if self.key not in self.loaded:
             code = _load.text(self.key[0], self.key[1], *self.key[2])
+            code = code.replace("extern __shared__ __align__(16) u8 memory[]", "alignas(16) static u8 memory[1 << 17]")
             self.loaded[self.key] = library(self.folder / f"{len(self.loaded)}.cpp", code, (self.name,))
         launch(getattr(self.loaded[self.key], f"on_cpu_{self.name}"), grid, threads, arguments)
 

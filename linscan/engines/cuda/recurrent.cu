@@ -102,18 +102,20 @@ template <int N, int BY> __device__ __forceinline__ void all_columns(C (&y)[COLU
 struct Out {
   C* to;
   i64 time;
-  int width;
+  int width;  // numbers of it
 
   __device__ __forceinline__ Out(const Problem& p, const Spot& x, int n) {
     const i64 column = x.tile * TILE + x.column + x.share;
-    to = p.out[n].at && x.writes && column < p.columns ? locate<C>(p.out[n], p, x.head) + column : nullptr;
-    time = p.out[n].time, width = p.columns - column < SHARE ? static_cast<int>(p.columns - column) : SHARE;
+    const bool there = p.out[n].at && x.writes && column < p.columns;
+    to = there ? locate<C>(p.out[n], p, x.head) + column : nullptr;
+    time = p.out[n].time, width = !there ? 0 : p.columns - column < SHARE ? static_cast<int>(p.columns - column) : SHARE;
   }
   __device__ __forceinline__ void put(const C (&y)[COLUMNS], R scale) {
-    if (!to) return;
 #pragma unroll
-    for (int i = 0; i < SHARE; i++)
-      if (SHARE == 1 || i < width) to[i] = mul(scale, y[i]);
+    for (int i = 0; i < SHARE; i++) {
+      const C x = mul(scale, y[i]);
+      if (i < width) to[i] = x;
+    }
     to += time;
   }
 };
@@ -126,11 +128,21 @@ template <bool LOST> __device__ __forceinline__ void forget(State& state, const 
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) {
       const int row = row_of(x, i), column = x.column + c;
-      const R e = decays[t][DECAY == BY_ROW ? row : DECAY == BY_COLUMN ? column : 0];
+      const R e = decays.each[t][DECAY == BY_ROW ? row : DECAY == BY_COLUMN ? column : 0];
       bool gone = e == 0;
       if (LOST) gone = gone && is_zero(FEED ? tile.row[ERASED][t][row] : tile.column[NCOLUMNS - 1][t][column]);
       if (gone || row >= p.rows) state[i][c] = zero;
     }
+}
+
+// This lane's share of what a state was read for that should have been decayed until then, or the inverse of that.
+__device__ __forceinline__ void scaled(C (&y)[COLUMNS], const Spot& x, const Decays& decays, int t, bool inverse) {
+  if (DECAY != BY_STEP && DECAY != BY_COLUMN) return;
+#pragma unroll
+  for (int i = 0; i < SHARE; i++) {
+    const R factor = decays.until(t, x.column + x.share + i);
+    y[i] = mul(inverse ? reciprocal(factor) : factor, y[i]);
+  }
 }
 
 template <bool CAREFUL>
@@ -140,8 +152,8 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
   R e[COLUMNS];
 #pragma unroll
   for (int n = 0; n < NCOLUMNS; n++) take<COLUMNS>(column[n], &tile.column[n][t][x.column]);
-  if (CAREFUL && DECAY == BY_COLUMN) take<COLUMNS>(e, &decays[t][DECAY == BY_COLUMN ? x.column : 0]);
-  if (CAREFUL && DECAY == BY_STEP) e[0] = decays[t][0];
+  if (CAREFUL && DECAY == BY_COLUMN) take<COLUMNS>(e, &decays.each[t][DECAY == BY_COLUMN ? x.column : 0]);
+  if (CAREFUL && DECAY == BY_STEP) e[0] = decays.each[t][0];
 #pragma unroll
   for (int n = 0; n <= READS; n++)
 #pragma unroll
@@ -153,11 +165,13 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
     if (half == 1) {
       if (FEED) {
         sum_rows<COLUMNS, LANES / 2>(y[0]);
+        if (!CAREFUL) scaled(y[0], x, decays, t - 1, false);
         if (FEED == SUM) {
 #pragma unroll
           for (int i = 0; i < SHARE; i++) y[0][i] = add(tile.column[PRE][t][x.column + x.share + i], y[0][i]);
         }
         out[0].put(y[0], 1);
+        if (!CAREFUL) scaled(y[0], x, decays, t, true);
         all_columns<COLUMNS, LANES / 2>(y[0]);
       }
       if (CAREFUL && DECAY) forget<false>(state, p, x, tile, decays, t);
@@ -170,7 +184,7 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
 #pragma unroll
       for (int n = 0; n < NROWS; n++)
         if (n < PRE + READS ? early : late) take<4>(row[n], &tile.row[n][t][first]);
-      if (CAREFUL && DECAY == BY_ROW && late) take<4>(by_row, &decays[t][DECAY == BY_ROW ? first : 0]);
+      if (CAREFUL && DECAY == BY_ROW && late) take<4>(by_row, &decays.each[t][DECAY == BY_ROW ? first : 0]);
 #pragma unroll
       for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -198,22 +212,19 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
 #pragma unroll
   for (int n = FEED ? 1 : 0; n < READS + AFTER; n++) {
     sum_rows<COLUMNS, LANES / 2>(y[n]);
-    if (!CAREFUL && DECAY == BY_COLUMN && (n >= READS || t)) {
-#pragma unroll
-      for (int i = 0; i < SHARE; i++) y[n][i] = mul(tile.factor[n < READS ? t - 1 : t][x.column + x.share + i], y[n][i]);
-    }
+    if (!CAREFUL) scaled(y[n], x, decays, n < READS ? t - 1 : t, false);
     out[n].put(y[n], n < READS ? R(1) : scale);
   }
 }
 
 // By all decays of a tile at once.
-__device__ __forceinline__ void decayed(State& state, const Spot& x, const Tile& tile) {
+__device__ __forceinline__ void decayed(State& state, const Spot& x, const Decays& decays) {
   R by_column[COLUMNS], by_row[4];
-  if (DECAY == BY_COLUMN) take<COLUMNS>(by_column, &tile.factor[DECAY == BY_COLUMN ? DEPTH - 1 : 0][DECAY == BY_COLUMN ? x.column : 0]);
-  if (DECAY == BY_STEP) by_row[0] = tile.last[0];
+  if (DECAY == BY_COLUMN) take<COLUMNS>(by_column, &decays.all[DEPTH - 1][DECAY == BY_COLUMN ? x.column : 0]);
+  if (DECAY == BY_STEP) by_row[0] = decays.all[DEPTH - 1][0];
 #pragma unroll
   for (int i = 0; i < PER; i++) {
-    if (DECAY == BY_ROW && i % 4 == 0) take<4>(by_row, &tile.last[DECAY == BY_ROW ? row_of(x, i) : 0]);
+    if (DECAY == BY_ROW && i % 4 == 0) take<4>(by_row, &decays.all[DEPTH - 1][DECAY == BY_ROW ? row_of(x, i) : 0]);
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++)
       state[i][c] = mul(DECAY == BY_COLUMN ? by_column[c] : by_row[DECAY == BY_ROW ? i % 4 : 0], state[i][c]);
@@ -250,8 +261,9 @@ __device__ __forceinline__ void keep(State& state, const Problem& p, const Spot&
 __device__ __forceinline__ bool keeps(const Problem& p, i64 t) { return (t + 1) % EVERY == 0 || t == p.length - 1; }
 
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 256 ? 256 / THREADS : 1) run(const __grid_constant__ Problem p) {
-  __shared__ Tile tiles[2];
-  __shared__ Decays decays[3];
+  extern __shared__ __align__(16) u8 memory[];
+  Tile(&tiles)[2] = reinterpret_cast<Shared*>(memory)->tiles;
+  Decays(&decays)[3] = reinterpret_cast<Shared*>(memory)->decays;
   const Spot x = spot(p);
   State state;
 #pragma unroll
@@ -270,11 +282,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 256 ? 256 / THRE
   int count = static_cast<int>(p.length < DEPTH ? p.length : KEEP == MULTIPLY ? (p.length - 1) % DEPTH + 1 : DEPTH);
   int coming = static_cast<int>(p.length - count < DEPTH ? p.length - count : DEPTH);
   stage.fetch_decays(p, count);
-  bool careful = __syncthreads_or(stage.store_decays(decays[0])) || count < DEPTH;
+  int careful = shuffle(__syncthreads_or(stage.store_decays(decays[0])) || count < DEPTH, 0);
   stage.fetch(p, count);
   stage.fetch_decays(p, coming);
   stage.store(tiles[0], decays[0], !careful);
-  bool then = __syncthreads_or(stage.store_decays(decays[1])) || coming < DEPTH;
+  int then = __syncthreads_or(stage.store_decays(decays[1])) || coming < DEPTH;
   int now = 0, third = 0;
 #pragma unroll 1
   for (i64 s = 0; s < p.length;) {
@@ -286,7 +298,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 256 ? 256 / THRE
     if (!careful) {
 #pragma unroll TOGETHER
       for (int t = 0; t < DEPTH; t++) step<false>(state, p, x, tiles[now], decays[third], t, out, scale);
-      if (DECAY) decayed(state, x, tiles[now]);
+      if (DECAY) decayed(state, x, decays[third]);
     } else {
 #pragma unroll 1
       for (int t = 0; t < count; t++) step<true>(state, p, x, tiles[now], decays[third], t, out, scale);
@@ -294,7 +306,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 256 ? 256 / THRE
     if (KEEP == WRITE && keeps(p, next - 1)) keep(state, p, x, next - 1);
     now ^= 1;
     if (coming) stage.store(tiles[now], decays[after], !then);
-    careful = then;
+    careful = shuffle(then, 0);  // the same everywhere, and now known to be: steps may be interleaved
     then = __syncthreads_or(later ? stage.store_decays(decays[after == 2 ? 0 : after + 1]) : 0) || later < DEPTH;
     s = next, count = coming, coming = later, third = after;
   }

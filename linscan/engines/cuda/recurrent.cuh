@@ -12,9 +12,10 @@ constexpr int ROWS = LANES * PER, THREADS = 32 * WARPS, TILE = THREADS / LANES *
 constexpr int SHARE = COLUMNS > LANES ? COLUMNS / LANES : 1;
 constexpr int NROWS = PRE + READS + WRITES + AFTER, NCOLUMNS = PRE + WRITES - (FEED == READ);
 constexpr int ERASED = PRE ? READS + PRE : 0;  // the row vector that is a
-// Decays of a tile are multiplied if none is smaller, or larger than its inverse: 2^-30 for all of them is safe in float32.
-constexpr double NEAREST = DEPTH >= 8 ? 0.0743 : DEPTH == 4 ? 0.0055 : DEPTH == 2 ? 3.05e-5 : 9.3e-10;
-constexpr int DECAYS = DECAY == BY_ROW ? ROWS : DECAY == BY_COLUMN ? TILE : 1;
+constexpr int CHANNELS = DECAY == BY_ROW ? ROWS : DECAY == BY_COLUMN ? TILE : 1;  // that decay in their own way
+// A tile's decays are multiplied if none of them is below this, nor much above 1: the state, not decayed until the tile
+// ends, is then too large by 2^60 at most.
+constexpr double NEAREST = DEPTH >= 8 ? 0.0743 : DEPTH == 4 ? 3.05e-5 : 9.3e-10, LARGEST = 1.5;
 
 struct Problem {
   i64 length, heads, rows, columns, chunks, ndim, size[6];
@@ -26,44 +27,21 @@ struct Problem {
   R* dots;
 };
 
-__device__ __forceinline__ float reciprocal(float x) { return __fdividef(1.0f, x); }
-__device__ __forceinline__ double reciprocal(double x) { return 1 / x; }
-
 struct alignas(16) Tile {
   C row[NROWS][DEPTH][ROWS], column[NCOLUMNS][DEPTH][TILE];
-  R last[DECAY == BY_ROW ? ROWS : 4];                                       // the product of all decays
-  R factor[DECAY == BY_COLUMN ? DEPTH : 1][DECAY == BY_COLUMN ? TILE : 4];  // up to each step
 };
-typedef R Decays[DEPTH][DECAYS < 4 ? 4 : DECAYS];
+struct alignas(16) Decays {
+  R each[DEPTH][CHANNELS], all[DEPTH][CHANNELS];  // one step's, and the product of those up to it
 
-// Products of decays before step `reached`, and with it.
-template <int N> struct Product {
-  R before[N], with[N];
-  int reached;
-
-  __device__ __forceinline__ void start() {
-    reached = -1;
-#pragma unroll
-    for (int i = 0; i < N; i++) before[i] = with[i] = 1;
-  }
-  __device__ __forceinline__ R factor(int i, bool inverse, const R (&of)[N]) const {
-    const R x = of[N > 1 ? i : 0];
-    return inverse ? reciprocal(x) : x;
-  }
-  __device__ __forceinline__ void put(R* to) const {
-#pragma unroll
-    for (int i = 0; i < N; i++) to[i] = with[i];
-  }
-  __device__ __forceinline__ void reach(int t, const Decays& decays, int column) {
-#pragma unroll 1
-    while (reached < t) {
-      R e[N];
-      take<N>(e, &decays[++reached][column]);
-#pragma unroll
-      for (int i = 0; i < N; i++) before[i] = with[i], with[i] *= e[i];
-    }
-  }
+  __device__ __forceinline__ R until(int t, int channel) const { return t < 0 ? R(1) : all[t][CHANNELS > 1 ? channel : 0]; }
 };
+struct Shared {
+  Tile tiles[2];
+  Decays decays[3];
+};
+
+__device__ __forceinline__ float reciprocal(float x) { return __fdividef(1.0f, x); }
+__device__ __forceinline__ double reciprocal(double x) { return 1 / x; }
 
 // DEPTH steps of one vector on their way into shared memory, N numbers to a pack.
 template <class T, int WIDTH> struct Vector {
@@ -107,10 +85,56 @@ template <class T, int WIDTH> struct Vector {
   }
 };
 
+// The decays of a tile on their way: a thread has all steps of a channel, or, if there is but one, a step.
+struct Gates {
+  static constexpr int COUNT = (CHANNELS + THREADS - 1) / THREADS, HELD = CHANNELS > 1 ? DEPTH : 1;
+  const R* from;
+  R held[COUNT][HELD];
+
+  __device__ __forceinline__ void fetch(i64 time, i64 channels, int steps) {
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) {
+      const int channel = threadIdx.x + n * THREADS;
+#pragma unroll
+      for (int t = 0; t < HELD; t++) {
+        const int step = CHANNELS > 1 ? t : threadIdx.x;
+        held[n][t] = step < steps && (CHANNELS == 1 || channel < channels) ? from[step * time + (CHANNELS > 1 ? channel : 0)] : R(0);
+      }
+    }
+    from += steps * time;
+  }
+  // Whether one of this thread's decays is too far from 1 for a tile's to be multiplied.
+  __device__ __forceinline__ int store(Decays& to) {
+    int far = 0;
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) {
+      const int channel = threadIdx.x + n * THREADS;
+      R product = 1;
+#pragma unroll
+      for (int t = 0; t < HELD; t++) {
+        const R e = exponential(held[n][t]);
+        far |= !(e >= R(NEAREST) && e <= R(LARGEST));
+        product *= e;
+        if (CHANNELS == 1) {
+#pragma unroll
+          for (int by = 1; by < DEPTH; by *= 2) {
+            const R left = shuffle_up(product, by);
+            if (threadIdx.x % 32 >= by) product *= left;
+          }
+          if (threadIdx.x < DEPTH) to.each[threadIdx.x][0] = e, to.all[threadIdx.x][0] = product;
+        } else if (channel < CHANNELS) {
+          to.each[t][channel] = e, to.all[t][channel] = product;
+        }
+      }
+    }
+    return far;
+  }
+};
+
 struct Stage {
   Vector<C, ROWS> row[NROWS];
   Vector<C, TILE> column[NCOLUMNS];
-  Vector<R, DECAYS> decay;
+  Gates gates;
   i64 width;
 
   __device__ __forceinline__ Stage(const Problem& p, i64 head, i64 tile) {
@@ -119,7 +143,7 @@ struct Stage {
     for (int n = 0; n < NROWS; n++) row[n].from = locate<const C>(p.row[n], p, head);
 #pragma unroll
     for (int n = 0; n < NCOLUMNS; n++) column[n].from = locate<const C>(p.column[n], p, head) + tile;
-    if (DECAY) decay.from = locate<const R>(p.decay, p, head) + (DECAY == BY_COLUMN ? tile : 0);
+    if (DECAY) gates.from = locate<const R>(p.decay, p, head) + (DECAY == BY_COLUMN ? tile : 0);
   }
   __device__ __forceinline__ void fetch(const Problem& p, int steps) {
     const C zero = Number<C>::make(0);
@@ -129,53 +153,33 @@ struct Stage {
     for (int n = 0; n < NCOLUMNS; n++) column[n].fetch(p.column[n].time, width, steps, zero);
   }
   __device__ __forceinline__ void fetch_decays(const Problem& p, int steps) {
-    if (DECAY) decay.fetch(p.decay.time, DECAY == BY_ROW ? p.rows : DECAY == BY_COLUMN ? width : 1, steps, 0);
+    if (DECAY) gates.fetch(p.decay.time, DECAY == BY_ROW ? p.rows : width, steps);
   }
-  // Whether one of this thread's decays is too far from 1 for a tile's to be multiplied.
-  __device__ __forceinline__ int store_decays(Decays& to) {
-    int far = 0;
-    if (DECAY)
-      decay.each([&](int n, int t, int column) {
-        decay.put(to, n, t, column, [&](R x, int) {
-          const R e = exponential(x);
-          far |= !(e >= R(NEAREST) && e <= R(1 / NEAREST));
-          return e;
-        });
-      });
-    return far;
-  }
-  // With `scaled`, for a state that is decayed at the end of the tile alone: what it is read with is multiplied with the
-  // decays up to there, what is written is divided by them.
+  __device__ __forceinline__ int store_decays(Decays& to) { return DECAY ? gates.store(to) : 0; }
+
+  // With `scaled`, for a state that is decayed at the end of the tile alone: what is written is divided by the decays up to
+  // there, what it is read with is multiplied with them; columns that are added to what was read are not yet what is written.
   __device__ __forceinline__ void store(Tile& to, const Decays& decays, bool scaled) {
-    typedef Vector<C, ROWS> Row;
-    typedef Vector<C, TILE> Column;
-    constexpr bool BY_ROWS = DECAY == BY_STEP || DECAY == BY_ROW, BY_COLUMNS = DECAY == BY_COLUMN;
-    Product<DECAY == BY_ROW ? 4 : 1> rows;
-    rows.start();
-    Row::each([&](int n, int t, int at) {
-      if (BY_ROWS) {
-        if (THREADS % Row::PACKS) rows.start();
-        if (scaled) rows.reach(t, decays, DECAY == BY_ROW ? at : 0);
-        if (t == DEPTH - 1 && (DECAY == BY_ROW || at == 0)) rows.put(&to.last[at]);
+    Vector<C, ROWS>::each([&](int n, int t, int at) {
+      R before[4], with[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const bool on = DECAY == BY_ROW && scaled;
+        before[i] = on ? decays.until(t - 1, at + i) : R(1), with[i] = on ? decays.until(t, at + i) : R(1);
       }
 #pragma unroll
       for (int v = 0; v < NROWS; v++)
         row[v].put(to.row[v], n, t, at, [&](C x, int i) {
-          return !BY_ROWS ? x : mul(v < PRE + READS ? rows.factor(i, v < PRE, rows.before) : rows.factor(i, v < NROWS - AFTER, rows.with), x);
+          const R factor = v < PRE + READS ? before[i] : with[i];
+          return DECAY != BY_ROW ? x : mul(v < PRE || (v >= PRE + READS && v < NROWS - AFTER) ? reciprocal(factor) : factor, x);
         });
     });
-    Product<BY_COLUMNS ? Column::N : 1> columns;
-    columns.start();
-    Column::each([&](int n, int t, int at) {
-      if (BY_COLUMNS) {
-        if (THREADS % Column::PACKS) columns.start();
-        if (scaled) columns.reach(t, decays, at);
-        columns.put(&to.factor[BY_COLUMNS ? t : 0][BY_COLUMNS ? at : 0]);
-      }
+    Vector<C, TILE>::each([&](int n, int t, int at) {
 #pragma unroll
       for (int v = 0; v < NCOLUMNS; v++)
         column[v].put(to.column[v], n, t, at, [&](C x, int i) {
-          return !BY_COLUMNS ? x : mul(columns.factor(i, true, v < PRE ? columns.before : columns.with), x);
+          const bool on = (DECAY == BY_STEP || DECAY == BY_COLUMN) && !(FEED == SUM && v == PRE);
+          return on && scaled ? mul(reciprocal(decays.until(v < PRE ? t - 1 : t, at + i)), x) : x;
         });
     });
   }

@@ -13,7 +13,7 @@ from linscan.engines.cuda.heads import OPERAND, SIZES, packed, place, raw
 EVERY = 64  # steps between the states that are kept, as in the device code
 READ, SUM = 1, 2  # what is read is written, or added to what is
 BY_STEP, BY_ROW, BY_COLUMN = 1, 2, 3  # what a decay acts on
-_SHARED = 48 << 10  # bytes every card gives a block
+_SHARED = 64 << 10  # bytes every card gives a block that asks for them
 _UNROLL = 4  # steps the compiler may interleave
 _WARPS = 4  # of a block, at most
 _PROBLEM = np.dtype(
@@ -69,18 +69,18 @@ def sizes_of(program: Pass, rows: int, columns: int, itemsize: int, decay: int) 
     if not wide:
         return None
     warps = min(_WARPS, 1 << (-(-columns * lanes // (32 * wide)) - 1).bit_length())
-    depth = 8
+    depth = 16
     while depth and shared(program, Sizes(lanes, per, wide, warps, depth), itemsize, decay) > _SHARED:
         depth //= 2
     return Sizes(lanes, per, wide, warps, depth) if depth else None
 
 
 def shared(program: Pass, sizes: Sizes, itemsize: int, decay: int) -> int:
-    """Bytes of two tiles and three tiles of decays, in recurrent.cuh."""
+    """Bytes of the struct ``Shared`` of recurrent.cuh: two tiles of vectors and three of decays."""
     rows, tile = sizes.lanes * sizes.per, 32 * sizes.warps // sizes.lanes * sizes.columns
-    decays = max(4, {BY_ROW: rows, BY_COLUMN: tile}.get(decay, 1))
-    vectors = rows * program.rows + tile * program.columns + (tile if decay == BY_COLUMN else 0)
-    return itemsize * (2 * (sizes.depth * vectors + max(8, decays)) + 3 * sizes.depth * decays) + 64
+    channels = {BY_ROW: rows, BY_COLUMN: tile}.get(decay, 1)
+    vectors = rows * program.rows + tile * program.columns
+    return itemsize * sizes.depth * (2 * vectors + 6 * channels) + 64
 
 
 def run(
@@ -129,7 +129,7 @@ def run(
     macros: dict[str, int] = {"LANES": sizes.lanes, "PER": sizes.per, "COLUMNS": sizes.columns, "WARPS": sizes.warps}
     macros |= {
         "DEPTH": sizes.depth,
-        "UNROLL": _UNROLL,
+        "UNROLL": 2 if program.feed else _UNROLL,
         "PRE": program.pre,
         "READS": program.reads,
         "WRITES": program.writes,
@@ -137,7 +137,10 @@ def run(
     macros |= {"AFTER": program.after, "FEED": program.feed, "DECAY": decay}
     macros |= {"KEEP": 0 if kept is None else 2 if multiply else 1, "PACKED": int(packed(*vectors))}
     code = kernel("recurrent.cu", "run", dtype.name, *macros.items())
-    code((heads * tiles,), (32 * sizes.warps,), (raw(p),))
+    memory = shared(program, sizes, dtype.itemsize, decay)
+    if code.max_dynamic_shared_size_bytes < memory:
+        code.max_dynamic_shared_size_bytes = memory
+    code((heads * tiles,), (32 * sizes.warps,), (raw(p),), shared_mem=memory)
     return dots
 
 

@@ -107,13 +107,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) steps(const __grid_constan
   }
 #pragma unroll 1
   for (i64 t = 0; t < p.length; t++) {
-    __syncthreads();
-    load(shared, p, head, t);
-    __syncthreads();
     C value[PACK], seen[PACK];
 #pragma unroll
     for (int c = 0; c < PACK; c++)
       value[c] = column + c < p.columns ? read(p.v, p, head, p.wide[2], t * p.v.time + column + c) : Number<C>::make(0);
+    __syncthreads();
+    load(shared, p, head, t);
+    __syncthreads();
     if (!LINEAR) {
 #pragma unroll
       for (int i = 0; i < PER; i++)

@@ -13,6 +13,7 @@ from linscan.engines.reference import dplr_steps
 from linscan.engines.reference import linear_attention as reference
 
 _PLAIN, _DPLR, _ONE_KEY, _DELTA, _DELTA_OWN_KEY = range(5)  # RULE of recurrent_step.cu
+_BYTES = 16  # of a row of the state a thread reads at once
 _WARPS, _REGISTERS = 8, 128  # as in recurrent_step.cu; registers for a thread's part of the state
 _PROBLEM = np.dtype(
     [(name, "i8") for name in ("length", "heads", "rows", "columns")]
@@ -59,7 +60,7 @@ def _step(rule, arrays, lead, scale):
     arrays = {name: x for name, x in arrays.items() if x is not None}
     q, v, g, S = (arrays.get(name) for name in ("q", "v", "g", "first"))
     compute, keys, values = accum_dtype(q.dtype), q.shape[-1], v.shape[-1]
-    pack = max(1, 16 // compute.itemsize)
+    pack = max(1, _BYTES // compute.itemsize)
     while pack > 1 and 16 * pack >= values:
         pack //= 2
     with q.device:

@@ -28,17 +28,17 @@ def signed_scan_vjp(
     e = xp.exp(step[..., None] * A)
     x = step * u
     (h, final), back2 = recurrence_vjp(2 * e - 1, x[..., None] * B[..., None, :], 0 if h0 is None else h0, reset, 2)
-    s = (h * C[..., None, :]).sum(-1) + D * u
+    s = (h @ C[..., None])[..., 0] + D * u
     gate, back3 = activation_vjp(z, "silu")
 
     def pullback(dy: Array, dh: Array | None) -> tuple[Any, ...]:
         # s = C h + D u, h from the decay 2 e - 1, e = exp(Δ A), and from b = Δ u B.
         ds = dy * gate
-        dC = (ds[..., None] * h).sum(-2)
+        dC = (ds[..., None, :] @ h)[..., 0, :]
         da, db, dh0 = back2(ds[..., None] * C[..., None, :], dh)
         de = 2 * da * e
-        dB, dx = (db * x[..., None]).sum(-2), (db * B[..., None, :]).sum(-1)
-        ddt = back1((de * A).sum(-1) + dx * u)
+        dB, dx = (x[..., None, :] @ db)[..., 0, :], (db @ B[..., None])[..., 0]
+        ddt = back1(xp.einsum("...en,en->...e", de, A) + dx * u)
         dA, dD = sum_rows(de * step[..., None], 2), sum_rows(ds * u)
         return dx * step + ds * D, ddt, dA, dB, dC, dD, back3(dy * s), sum_rows(ddt), dh0
 

@@ -184,13 +184,15 @@ template <int COUNT> struct Vectors {
   static constexpr int EACH = (COUNT * WIDE + THREADS - 1) / THREADS;
   Word<S> item[EACH];
 
-  // Step s of the tile is at time first + s, or first - s backwards; steps from `count` on are zero.
+  // Step s of the tile is at time first + s, or first - s backwards; steps from `count` on, which nobody looks at, are the
+  // last one again: reading them is quicker than asking.
   __device__ __forceinline__ void fetch(const Sequence& from, const Spot& x, i64 first, i64 count, bool back) {
     const S* at = row_of<S>(from, x.row, x.group);
 #pragma unroll
     for (int j = 0; j < EACH; j++) {
-      const int index = j * THREADS + threadIdx.x, s = index / WIDE, n = index % WIDE;
-      if (index < COUNT * WIDE && s < count && n < STATES) item[j].fetch(at + (back ? first - s : first + s) * from.time + n * from.state);
+      const int index = j * THREADS + threadIdx.x, step = index / WIDE, n = index % WIDE;
+      const i64 s = step < count ? step : count - 1;
+      if (!PADDED || n < STATES) item[j].fetch(at + (back ? first - s : first + s) * from.time + n * from.state);
       else item[j] = Word<S>();
     }
   }

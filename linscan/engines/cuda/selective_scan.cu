@@ -47,27 +47,27 @@ template <bool PULL, bool OUT> struct Feed {
   __device__ __forceinline__ void fetch(const Problem& p, const Spot& x, i64 done) {
     const i64 first = PULL ? x.hi - 1 - done : x.lo + done, left = x.hi - x.lo - done;
     const Sequence& from = PULL ? p.dy : p.u;
-    const SR *step = row_of<SR>(p.dt, x.row, x.item), *gate = row_of<SR>(p.z, x.row, x.item);
+    const SR *dts = row_of<SR>(p.dt, x.row, x.item), *zs = row_of<SR>(p.z, x.row, x.item);
     const typename D::type* driven = row_of<typename D::type>(from, x.row, x.item);
 #pragma unroll
     for (int j = 0; j < ITEMS; j++) {
-      const int s = x.step + j * LANES;
-      if (s >= left || s >= STEPS) break;
-      const i64 t = PULL ? first - s : first + s;
-      dt[j].fetch(step + t * p.dt.time), drive[j].fetch(driven + t * from.time);
-      if (GATED && (PULL || OUT)) z[j].fetch(gate + t * p.z.time);
+      const i64 step = x.step + j * LANES, s = step < left ? step : left - 1, t = PULL ? first - s : first + s;
+      dt[j].fetch(dts + t * p.dt.time), drive[j].fetch(driven + t * from.time);
+      if (GATED && (PULL || OUT)) z[j].fetch(zs + t * p.z.time);
     }
-    if (RESETS && threadIdx.x < STEPS && threadIdx.x < left)
-      fresh = row_of<u8>(p.reset, x.row, 0)[(PULL ? first - threadIdx.x : first + threadIdx.x) * p.reset.time];
+    if (RESETS && threadIdx.x < STEPS) {
+      const i64 s = threadIdx.x < left ? threadIdx.x : left - 1;
+      fresh = row_of<u8>(p.reset, x.row, 0)[(PULL ? first - s : first + s) * p.reset.time];
+    }
     if (PULL || OUT) C_.fetch(p.C, x, first, left, PULL);
     if (!PULL) B.fetch(p.B, x, first, left, false);
   }
 
-  __device__ __forceinline__ void settle(Tile& tile, const Spot& x, R bias, i64 left) const {
+  __device__ __forceinline__ void settle(Tile& tile, const Spot& x, R bias) const {
 #pragma unroll
     for (int j = 0; j < ITEMS; j++) {
       const int s = x.step + j * LANES;
-      if (s >= left || s >= STEPS) break;
+      if (STEPS % LANES && s >= STEPS) break;
       tile.delta[s][x.seat] = step_size(dt[j].number(), bias);
       const ::C driven = D::wide(drive[j].number());
       const R gate = GATED && (PULL || OUT) ? silu(widen(z[j].number())) : R(0);
@@ -148,7 +148,7 @@ __device__ __forceinline__ void through(Walker& w, const Problem& p, const Spot&
   const i64 length = x.hi - x.lo, kept = (p.length + EVERY - 1) / EVERY;
   Feed<PULL, OUT> feed;
   feed.fetch(p, x, 0);
-  feed.settle(tiles[0], x, bias, length);
+  feed.settle(tiles[0], x, bias);
   __syncthreads();
 #pragma unroll 1
   for (i64 done = 0; done < length; done += STEPS) {
@@ -159,7 +159,7 @@ __device__ __forceinline__ void through(Walker& w, const Problem& p, const Spot&
       give(out.kept + ((x.row * kept + first / EVERY) * p.channels + x.channel) * STATES, w.h, p, x);
     if (left >= STEPS) steps<PULL, OUT, true>(w, tiles[buffer], STEPS, p, x, first, out);
     else steps<PULL, OUT, false>(w, tiles[buffer], static_cast<int>(left), p, x, first, out);
-    if (left > STEPS) feed.settle(tiles[buffer ^ 1], x, bias, left - STEPS);
+    if (left > STEPS) feed.settle(tiles[buffer ^ 1], x, bias);
     __syncthreads();
   }
 }

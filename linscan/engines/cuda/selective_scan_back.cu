@@ -69,15 +69,14 @@ __device__ __forceinline__ void load(Shared& shared, const Problem& p, const Spo
     Word<Cotangent::type> dys[GROUP];
 #pragma unroll
     for (int j = 0; j < GROUP; j++) {
-      const i64 s = at + j * LANES, t = first + s;
-      if (s >= count) break;
+      const i64 s = at + j * LANES, t = first + (s < count ? s : count - 1);  // asking would take longer than reading
       dts[j].fetch(dt + t * p.dt.time), us[j].fetch(u + t * p.u.time), dys[j].fetch(dy + t * p.dy.time);
       if (GATED) zs[j].fetch(z + t * p.z.time);
     }
 #pragma unroll
     for (int j = 0; j < GROUP; j++) {
       const int s = at + j * LANES;
-      if (s >= count) break;
+      if (EVERY % (GROUP * LANES) && s >= EVERY) break;
       const R v = widen(dts[j].number()) + bias;
       const C dy = Cotangent::wide(dys[j].number());
       shared.delta[s][x.seat] = SOFTPLUS ? softplus(v) : v;

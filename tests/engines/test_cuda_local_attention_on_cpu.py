@@ -36,6 +36,7 @@ KERNELS = {
     "local_attention.cu": ("forward",),
     "local_attention_mma.cu": ("forward",),
     "local_attention_back.cu": ("queries", "keys"),
+    "local_attention_mma_back.cu": ("queries", "keys"),
 }
 
 
@@ -60,7 +61,7 @@ def engine(tmp_path_factory):
     module = importlib.util.module_from_spec(spec)
     cupy = types.ModuleType("cupy")
     cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
-    cupy.zeros, cupy.cumsum = np.zeros, np.cumsum
+    cupy.zeros, cupy.cumsum, cupy.where, cupy.nan = (lambda *x: np.zeros(*x).view(Array)), np.cumsum, np.where, np.nan
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
         spec.loader.exec_module(module)
@@ -125,7 +126,12 @@ def test_what_is_not_finite_reaches_only_those_that_see_it(rng, engine, dtype):
     for which, bad in ((0, np.nan), (1, np.inf), (2, np.inf)):
         arrays = [x.copy().view(Array) for x in (q, k, v)]
         arrays[which][60, 1] = bad
-        o, _ = engine.local_attention(*arrays, g.view(Array), None, None, **options)
+        arrays += [g.view(Array), None, None]
+        o, total = engine.local_attention(*arrays, **options)
+        grads = engine.local_attention_pullback(*arrays, o, total, np.ones_like(o), **options)
+        for grad in grads:
+            assert np.isfinite(grad[:54].astype(float)).all()
+            assert np.isfinite(grad[67:].astype(float)).all()
         touched = np.zeros(70, bool)
         touched[60 : 61 if which == 0 else 67] = True
         assert which == 1 or not np.isfinite(o[touched].astype(float)).any(0).all()

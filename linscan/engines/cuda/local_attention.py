@@ -47,20 +47,29 @@ def local_attention_pullback(q, k, v, g, own, seen, o, total, do, *, window, cau
         do, compute = cupy.ascontiguousarray(do), total.dtype
         mean = (do.astype(compute, copy=False) * o.astype(compute, copy=False)).sum(axis=-1)
         dq, dk, dv = (cupy.empty(x.shape, x.dtype) for x in (q, k, v))
-        crossings = [None if g is None else cupy.empty(x.shape[:-1], np.float64) for x in (q, k)]
+        sums = [None if g is None else cupy.empty(x.shape[:-1], np.float64) for x in (q, k)]
+        broken = [None if g is None else cupy.zeros(x.shape[:-1], np.int32) for x in (q, k)]
         tiles = [-(-x.shape[-2] // p.queries) for x in (q, k)]
-        p.launch("local_attention_back.cu", "queries", p.shared, tiles[0], do, total, mean, dq, crossings[0])
-        p.launch("local_attention_back.cu", "keys", p.shared, tiles[1], do, total, mean, dk, dv, crossings[1])
-        dg = None if g is None else _gate_gradient(*crossings, g.dtype)
+        for i, (name, outputs) in enumerate((("queries", (dq, sums[0])), ("keys", (dk, dv, sums[1])))):
+            given, failed = (do, total, mean, *outputs), None
+            if p.tensor:
+                failed = scratch(p.rows * tiles[i], np.uint8)
+                p.launch("local_attention_mma_back.cu", name, p.shared_tensor, tiles[i], *given, failed)
+            p.launch("local_attention_back.cu", name, p.shared, tiles[i], *given, broken[i], failed)
+        dg = None if g is None else _gate_gradient(sums, broken).astype(g.dtype, copy=False)
     return dq, dk, dv, dg
 
 
-def _gate_gradient(by_queries: Array, by_keys: Array, dtype: Any) -> Array:
-    """The sums over the pairs between whose steps a gate lies, from what enters and leaves at each step."""
-    by_keys[..., by_keys.shape[-1] - by_queries.shape[-1] :] += by_queries
-    dg = cupy.zeros(by_keys.shape, np.float64)
-    dg[..., 1:] = cupy.cumsum(by_keys, axis=-1)[..., :-1]
-    return dg.astype(dtype, copy=False)
+def _gate_gradient(sums: list[Array], broken: list[Array]) -> Array:
+    """The sums over the pairs between whose steps a gate lies, from what enters and leaves at queries and keys."""
+    flows = []
+    for by_queries, by_keys in (sums, broken):
+        past = by_keys.shape[-1] - by_queries.shape[-1]
+        by_keys[..., past:] += by_queries
+        flow = cupy.zeros(by_keys.shape, by_keys.dtype)
+        flow[..., 1:] = cupy.cumsum(by_keys, axis=-1, dtype=by_keys.dtype)[..., :-1]
+        flows.append(flow)
+    return cupy.where(flows[1] != 0, cupy.nan, flows[0])
 
 
 class _Problem:
@@ -72,7 +81,8 @@ class _Problem:
         self.fits = self.rows * self.length > 0 and 0 < K <= _MOST and 0 < V <= _MOST
         if not self.fits:
             return
-        self.tensor = q.dtype.itemsize == 2 and not backward and _capability(q.data.device_id) >= 80
+        most = 128 if backward else _MOST
+        self.tensor = q.dtype.itemsize == 2 and max(K, V) <= most and _capability(q.data.device_id) >= 80
         wide = 64 if self.tensor else 32
         self.keys, self.values = (-(-n // wide) * wide for n in (K, V))
         narrow = max(self.keys, self.values) <= (64 if backward else 128)
@@ -99,12 +109,13 @@ class _Problem:
         self.macros = (("QUERIES", self.queries), ("KEYS", self.keys), ("VALUES", self.values), *flags)
 
     def _shared(self, size: int, backward: bool) -> tuple[int, int]:
-        """Bytes of the structs ``Exact`` or ``Back``, and ``Tiles``."""
+        """Bytes of the structs ``Exact`` and ``Tiles``, or of the two called ``Back``."""
         K, V, pad = self.keys, self.values, 16 // size
         exact = self.queries * (K + pad) + _TILE * (K + V + 2 * pad) + self.queries * (_TILE + pad)
         if backward:
             exact += self.queries * (V + pad + _TILE + pad) + 2 * _TILE
-        return exact * size, 2 * 64 * (3 * (K + 8) + 2 * (V + 8))
+        tiles = 64 * (3 * (K + 8) + (3 if backward else 2) * (V + 8)) + (2 * 64 * 2 if backward else 0)
+        return exact * size, 2 * tiles
 
     def launch(self, source: str, name: str, shared: int, tiles: int, *arguments: Any) -> None:
         run = kernel(source, name, self.dtype.name, *self.macros)

@@ -3,7 +3,8 @@
 //   p = exp(score - total),  ds = p (do·v - D),  D = do·o;   dq = scale Σ ds k,  dk = scale Σ ds q,  dv = Σ p do.
 //
 // In `queries` a block has QUERIES queries and visits tiles of keys; in `keys` it has as many keys and visits tiles of
-// queries. `crossings` are, for the gates, what a step's pairs add where they begin and take away where they end.
+// queries. `crossings` are, for the gates, what a step's pairs add where they begin and take away where they end, those
+// with slopes that are not finite counted apart: what they spoil ends with them.
 // Bytes moved: see local_attention.cu; four arrays come through shared memory here, and outputs are twice as many.
 // Limits: KEYS and VALUES, the widths rounded up, to 256; below 2^31 blocks.
 #ifndef STORAGE  // the launcher's macros, as the tests compile them
@@ -15,28 +16,13 @@
 #define MARKED 1
 #endif
 #include "local_attention_exact.cuh"
+#include "local_attention_back.cuh"
 
 // Of rows and columns: what scores are made of (q or k), and what their slopes are (do or v).
 struct Back {
   C rows[QUERIES][KEYS + PAD], rows_out[QUERIES][VALUES + PAD], tile[TILE][KEYS + PAD], tile_out[TILE][VALUES + PAD];
   C p[QUERIES][TILE + PAD], ds[QUERIES][TILE + PAD], total[TILE], mean[TILE];
 };
-
-struct Given {
-  const S* cotangent;  // (row, time, value), as the next two
-  const C *total, *mean;
-};
-
-// What a block visits, if its rows are keys: the queries that see them.
-__device__ __forceinline__ Span span_of_keys(const Layout& layout, const Sizes& sizes) {
-  const i64 all = sizes.past + layout.length, tiles = (all + QUERIES - 1) / QUERIES;
-  Span x;
-  x.row = blockIdx.x / tiles, x.first = blockIdx.x % tiles * QUERIES;
-  x.last = (x.first + QUERIES < all ? x.first + QUERIES : all) - 1;
-  x.low = sizes.causal ? x.first : x.first - sizes.window + 1, x.high = x.last + sizes.window - 1;
-  x.low = x.low < sizes.past ? sizes.past : x.low, x.high = x.high < all ? x.high : all - 1;
-  return x;
-}
 
 template <int COUNT>
 __device__ __forceinline__ void give(S* out, const C (&sum)[MINE][COUNT][PACK], C scale, const Span& x, i64 length, i64 before, i64 width,
@@ -54,9 +40,14 @@ __device__ __forceinline__ void give(S* out, const C (&sum)[MINE][COUNT][PACK], 
   }
 }
 
+struct Crossings {
+  double* sums;
+  int* broken;
+};
+
 template <bool BY_KEYS>
 __device__ __forceinline__ void pull_back(Back& shared, Marks& marks, const Layout& layout, const Sizes& sizes, const Pointers& from,
-                                          const Span& x, const Given& given, S* first_out, S* second_out, double* crossings) {
+                                          const Span& x, const Given<C>& given, S* first_out, S* second_out, const Crossings& crossings) {
   constexpr int WIDE = KEYS / (8 * PACK);
   const int lane = threadIdx.x % 8, row = threadIdx.x / 8 * MINE;
   const i64 all = sizes.past + layout.length, begin = x.row * layout.length - sizes.past;
@@ -64,9 +55,10 @@ __device__ __forceinline__ void pull_back(Back& shared, Marks& marks, const Layo
   const i64 step_q = layout.operand[Q].time, step_k = layout.operand[K].time, step_v = layout.operand[V].time;
   C sum[MINE][WIDE][PACK], sum_out[BY_KEYS ? MINE : 1][PACKS][PACK];
   double crossing[MINE];
+  int broken[MINE];
 #pragma unroll
   for (int r = 0; r < MINE; r++) {
-    crossing[r] = 0.0;
+    crossing[r] = 0.0, broken[r] = 0;
 #pragma unroll
     for (int e = 0; e < PACK; e++) {
 #pragma unroll
@@ -121,7 +113,11 @@ __device__ __forceinline__ void pull_back(Back& shared, Marks& marks, const Layo
         const bool visible = score != C(-INFINITY) && sums != C(INFINITY);
         const C p = visible ? exponential(score - sums) : C(0), ds = visible ? p * (slope[r][c] - centre) : C(0);
         shared.p[row + r][column] = p, shared.ds[row + r][column] = ds;
-        if (GATED) crossing[r] += i == j || i > x.last ? 0.0 : j > i ? static_cast<double>(ds) : -static_cast<double>(ds);
+        if (GATED && i != j && i <= x.last) {
+          const bool counts = is_finite(ds);
+          crossing[r] += !counts ? 0.0 : j > i ? static_cast<double>(ds) : -static_cast<double>(ds);
+          broken[r] += counts ? 0 : j > i ? 1 : -1;
+        }
       }
     __syncwarp();
     if (careful) {
@@ -139,28 +135,28 @@ __device__ __forceinline__ void pull_back(Back& shared, Marks& marks, const Layo
 #pragma unroll
     for (int r = 0; r < MINE; r++) {
 #pragma unroll
-      for (int by = 1; by < 8; by *= 2) crossing[r] += shuffle_xor(crossing[r], by);
-      if (lane == 0 && x.first + row + r <= x.last) crossings[x.row * length + x.first + row + r - before] = crossing[r];
+      for (int by = 1; by < 8; by *= 2) crossing[r] += shuffle_xor(crossing[r], by), broken[r] += shuffle_xor(broken[r], by);
+      if (lane || x.first + row + r > x.last) continue;
+      const i64 at = x.row * length + x.first + row + r - before;
+      crossings.sums[at] = crossing[r], crossings.broken[at] = broken[r];
     }
   }
 }
 
-#define ARGUMENTS                                                                                                        \
-  const __grid_constant__ Layout layout, const __grid_constant__ Sizes sizes, const S *q, const S *k, const S *v, const S *g, \
-      const int *own, const int *seen, const S *cotangent, const C *total, const C *mean
-
-extern "C" __global__ void __launch_bounds__(THREADS, 2) queries(ARGUMENTS, S* dq, double* crossings) {
+extern "C" __global__ void __launch_bounds__(THREADS, 2) queries(ARGUMENTS, S* dq, double* sums, int* broken, const u8* chosen) {
+  if (chosen && !chosen[blockIdx.x]) return;
   extern __shared__ __align__(16) u8 memory[];
   __shared__ Marks marks;
   const Span x = span(layout, sizes);
   const Pointers from = pointers(layout, sizes, locate(layout, x.row), q, k, v, g, own, seen);
-  pull_back<false>(*reinterpret_cast<Back*>(memory), marks, layout, sizes, from, x, {cotangent, total, mean}, dq, nullptr, crossings);
+  pull_back<false>(*reinterpret_cast<Back*>(memory), marks, layout, sizes, from, x, {cotangent, total, mean}, dq, nullptr, {sums, broken});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) keys(ARGUMENTS, S* dk, S* dv, double* crossings) {
+extern "C" __global__ void __launch_bounds__(THREADS, 2) keys(ARGUMENTS, S* dk, S* dv, double* sums, int* broken, const u8* chosen) {
+  if (chosen && !chosen[blockIdx.x]) return;
   extern __shared__ __align__(16) u8 memory[];
   __shared__ Marks marks;
   const Span x = span_of_keys(layout, sizes);
   const Pointers from = pointers(layout, sizes, locate(layout, x.row), q, k, v, g, own, seen);
-  pull_back<true>(*reinterpret_cast<Back*>(memory), marks, layout, sizes, from, x, {cotangent, total, mean}, dk, dv, crossings);
+  pull_back<true>(*reinterpret_cast<Back*>(memory), marks, layout, sizes, from, x, {cotangent, total, mean}, dk, dv, {sums, broken});
 }

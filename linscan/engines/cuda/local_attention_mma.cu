@@ -16,49 +16,14 @@
 #define MARKED 1
 #define PACKED 1
 #endif
-#include "attention_tiles.cuh"
-#include "local_attention.cuh"
+#include "local_attention_mma.cuh"
 
-constexpr int BLOCK = STEPS, COLUMNS = VALUES / 8;
-constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+constexpr int COLUMNS = VALUES / 8;
+constexpr float LN_2 = 0.6931471805599453f;
 
 struct Tiles {
   S q[QUERIES][KEYS + PAD], k[2][BLOCK][KEYS + PAD], v[2][BLOCK][VALUES + PAD];
 };
-
-// The tiles a block visits, in order.
-struct Visits {
-  i64 ahead, count;
-  __device__ __forceinline__ i64 first(const Span& x, i64 n) const {
-    return n < ahead ? x.first + n * BLOCK : x.first - (n - ahead + 1) * BLOCK;
-  }
-};
-
-template <int WIDTH>
-__device__ __forceinline__ void fetch_tile(S (*to)[WIDTH + PAD], const S* from, i64 time, i64 first, i64 low, i64 high, i64 width) {
-  const int begin = low > first ? static_cast<int>(low - first) : 0;
-  const int end = high + 1 - first < BLOCK ? static_cast<int>(high + 1 - first) : BLOCK;
-  fetch<WIDTH>(to, from + first * time, time, begin, end, static_cast<int>(width), BLOCK);
-}
-
-// Scores of 16 queries and a tile of keys.
-__device__ __forceinline__ void products(float (&s)[BLOCK / 8][4], const S (*q)[KEYS + PAD], const S (*k)[KEYS + PAD], int row, int lane) {
-#pragma unroll
-  for (int n = 0; n < BLOCK / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) s[n][i] = 0.0f;
-#pragma unroll
-  for (int j = 0; j < KEYS; j += 16) {
-    u32 a[4], b[4];
-    load_a<false>(a, q, row, j, lane);
-#pragma unroll
-    for (int n = 0; n < BLOCK / 8; n += 2) {
-      load_b<false>(b, k, j, 8 * n, lane);
-      mma(s[n], a, b[0], b[1], S());
-      mma(s[n + 1], a, b[2], b[3], S());
-    }
-  }
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 forward(const __grid_constant__ Layout layout, const __grid_constant__ Sizes sizes, const S* q, const S* k, const S* v,
@@ -69,7 +34,7 @@ forward(const __grid_constant__ Layout layout, const __grid_constant__ Sizes siz
   const Span x = span(layout, sizes);
   const Pointers from = pointers(layout, sizes, locate(layout, x.row), q, k, v, g, own, seen);
   const int lane = threadIdx.x & 31, row = threadIdx.x / 32 * 16, mine = row + lane / 4;
-  const Visits visits = {(x.high - x.first) / BLOCK + 1, (x.high - x.first) / BLOCK + 1 + (x.first - x.low + BLOCK - 1) / BLOCK};
+  const Visits visits(x);
   const i64 step_k = layout.operand[K].time, step_v = layout.operand[V].time;
   const float scale = static_cast<float>(sizes.scale) * LOG2_E;
   fetch_tile<KEYS>(tiles.q, from.q, layout.operand[Q].time, x.first, x.first, x.last, sizes.keys);
@@ -98,7 +63,7 @@ forward(const __grid_constant__ Layout layout, const __grid_constant__ Sizes siz
     arrived<1>();
     __syncthreads();
     float s[BLOCK / 8][4];
-    products(s, tiles.q, tiles.k[now], row, lane);
+    products<KEYS>(s, tiles.q, tiles.k[now], row, lane);
     const bool all = all_see(sizes, x, first, BLOCK);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -126,18 +91,7 @@ forward(const __grid_constant__ Layout layout, const __grid_constant__ Sizes siz
 #pragma unroll
       for (int c = 0; c < COLUMNS; c++) o[c][2 * half] *= old, o[c][2 * half + 1] *= old;
     }
-#pragma unroll
-    for (int m = 0; m < BLOCK / 8; m += 2) {
-      const u32 a[4] = {pair<S>(s[m][0], s[m][1]), pair<S>(s[m][2], s[m][3]), pair<S>(s[m + 1][0], s[m + 1][1]),
-                        pair<S>(s[m + 1][2], s[m + 1][3])};
-      u32 b[4];
-#pragma unroll
-      for (int c = 0; c < COLUMNS; c += 2) {
-        load_b<true>(b, tiles.v[now], 8 * m, 8 * c, lane);
-        mma(o[c], a, b[0], b[1], S());
-        mma(o[c + 1], a, b[2], b[3], S());
-      }
-    }
+    weighted<VALUES>(o, s, tiles.v[now], lane);
     __syncthreads();
   }
   bool bad = false;

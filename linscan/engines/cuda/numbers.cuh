@@ -10,6 +10,10 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+#ifndef INFINITY  // the run-time compiler has no math.h
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
 struct float16 { u16 bits; };
 struct bfloat16 { u16 bits; };
 template <class R> struct alignas(2 * sizeof(R)) complex { R re, im; };

@@ -21,6 +21,7 @@ typedef Real<C>::type R;
 enum { PLAIN, DPLR, ONE_KEY, DELTA, DELTA_OWN_KEY };  // RULE
 constexpr bool LINEAR = RULE == PLAIN, FUSED = RULE >= ONE_KEY;
 constexpr int WARPS = 8, THREADS = 32 * WARPS, ROWS = PER * WARPS, WIDE = 32 * PACK;
+constexpr int HELD = PER * PACK * sizeof(C) / 4, BLOCKS = HELD > 64 ? 1 : HELD > 32 ? 2 : 3;  // registers; of a multiprocessor
 
 struct Problem {
   i64 length, heads, rows, columns, ndim, size[6], wide[5], vector;  // wide: which of q to b have the dtype of the arithmetic
@@ -84,7 +85,7 @@ __device__ __forceinline__ void product(C (&sum)[PACK], const C (&state)[PER][PA
     for (int c = 0; c < PACK; c++) sum[c] = mul_add(x[i], state[i][c], sum[c]);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) steps(const __grid_constant__ Problem p) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) steps(const __grid_constant__ Problem p) {
   __shared__ Shared shared;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, top = warp * PER;
   const i64 tiles = (p.columns + WIDE - 1) / WIDE, head = blockIdx.x / tiles, column = blockIdx.x % tiles * WIDE + lane * PACK;

@@ -43,6 +43,8 @@ inline u32 transposed(u32 x) {
   return y;
 }
 
+inline float __expf(float x) { return std::exp(x); }
+
 inline void copy16(void* to, const void* from, bool present) {
   if (present) std::memcpy(to, from, 16);
   else std::memset(to, 0, 16);

@@ -11,7 +11,7 @@ struct Shared {
   Stage stage[2];
   S state[KEYS][SLICE + PAD];
   float sum[STEPS], after[STEPS];  // W, and e^(W[63] - W)
-  float part[WARPS];
+  float part[WARPS], until[WARPS][STEPS];  // each warp's own: e^(W[first - 1] - W[s]) for the steps s before its first
   int cut[STEPS];  // the last step up to here that forgets, -1 if the state before the chunk is still seen
 };
 
@@ -25,6 +25,7 @@ struct Extras {
   const S* mate;  // (…, time, value), multiplied with the outputs
   float* sums;    // (half slice, row, time): the sums of those products over values
   i64 head;       // steps of the first chunk
+  i64 backwards;  // 1: time of the outputs runs the other way
 };
 
 // Two steps a lane; steps outside have a decay of 1.
@@ -61,23 +62,27 @@ __device__ __forceinline__ void gates(Shared& shared, const float (&g)[2], int l
     const int s = 2 * lane + i;
     shared.sum[s] = sum[i] = open ? before + sum[i] : sum[i];
     shared.cut[s] = open ? last : cut[i];
-    shared.after[s] = s >= end ? expf(all - sum[i]) : 0.0f;
+    shared.after[s] = s >= end ? __expf(all - sum[i]) : 0.0f;
   }
 }
 
 // e^(W[t] - W[s]), zero where step t no longer sees step s. A sum that restarts is below any that went before.
 __device__ __forceinline__ float between(const Shared& shared, int t, int s) {
-  return s >= shared.cut[t] ? expf(shared.sum[t] - shared.sum[s]) : 0.0f;
+  return s >= shared.cut[t] ? __expf(shared.sum[t] - shared.sum[s]) : 0.0f;
 }
-__device__ __forceinline__ float since_start(const Shared& shared, int t) { return shared.cut[t] < 0 ? expf(shared.sum[t]) : 0.0f; }
+__device__ __forceinline__ float since_start(const Shared& shared, int t) { return shared.cut[t] < 0 ? __expf(shared.sum[t]) : 0.0f; }
 
 // This warp's part of the steps, or the keys, and of the columns.
 __device__ __forceinline__ int quarter() { return threadIdx.x / 32 % 4; }
 __device__ __forceinline__ int half_column() { return threadIdx.x / 128 * (8 * COLUMNS); }
 
 // Outputs of this warp's 16 steps and columns.
-__device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& shared, const Stage& stage, int lane) {
+__device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], Shared& shared, const Stage& stage, int lane) {
   const int first = 16 * quarter(), column = half_column();
+  float(&until)[STEPS] = shared.until[threadIdx.x / 32];
+  if (DECAYS)
+    for (int s = lane; s < first; s += 32) until[s] = between(shared, first - 1, s);
+  __syncwarp();
 #pragma unroll
   for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
@@ -122,9 +127,9 @@ __device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], const Shared& sh
       const int s = 8 * (n + half) + 2 * t;
       float(&x)[4] = p[n + half];
       if (8 * n < first) {
-        const float until[2] = {DECAYS ? between(shared, first - 1, s) : 1.0f, DECAYS ? between(shared, first - 1, s + 1) : 1.0f};
+        const float2 left = *reinterpret_cast<const float2*>(&until[s]);
 #pragma unroll
-        for (int i = 0; i < 4; i++) x[i] *= since[i / 2] * until[i % 2];
+        for (int i = 0; i < 4 && DECAYS; i++) x[i] *= since[i / 2] * (i % 2 ? left.y : left.x);
       } else {
 #pragma unroll
         for (int i = 0; i < 4; i++) {

@@ -12,7 +12,7 @@ import numpy as np
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.cuda.capture import held
-from linscan.engines.cuda.head_layout import packed, placed
+from linscan.engines.cuda.head_layout import packed, placed, summed
 
 _THREADS, _STEPS, _PAD, _TILE = 128, 64, 8, 64  # as in gated_states.cu
 _WHOLE, _SEGMENT = 128, 32  # chunks of the longest sequence that is not cut, and of a segment of a longer one
@@ -44,10 +44,11 @@ def linear_attention_pullback(q, k, v, g, S0, kept, do, dS, *, lead, scale):
     dq = _chunks("slopes", do, v, k, g, kept.states, rest_q, lead=lead, scale=scale)
     dk = _chunks("slopes", v_back, do_back, q_back, g_back, slopes, rest_k, **back)
     dg = _gates(q, k, g, rest_q, rest_k, dots, lead=lead, scale=scale)
+    grads = *(summed(x, like) for x, like in ((dq, q), (dk, k), (dv, v))), dg
     if S0 is None:
-        return dq, dk, dv, dg, None
+        return *grads, None
     factor = cupy.exp(g[..., 0, :])[..., None]
-    return dq, dk, dv, dg, cupy.where(factor == 0, 0, factor * (first * np.float32(scale)))
+    return *grads, cupy.where(factor == 0, 0, factor * (first * np.float32(scale)))
 
 
 def _states(k, v, g, S0, *, lead, late=0, other=None):

@@ -66,7 +66,7 @@ __device__ __forceinline__ void decays(Decays& d, const Tile& g) {
 #pragma unroll
   for (int n = 0; n < 4; n++)
 #pragma unroll
-    for (int i = 0; i < 2; i++) d.from[n][i] = expf(g[n][i]), d.until[n][i] = 1.0f;
+    for (int i = 0; i < 2; i++) d.from[n][i] = __expf(g[n][i]), d.until[n][i] = 1.0f;
 }
 
 // Blocks of H steps become blocks of 2 H.

@@ -32,7 +32,7 @@ __device__ __forceinline__ void fade(Stage& stage, float (&part)[WARPS][TILE], i
 #pragma unroll
   for (int t = 0; t < 16; t++) {
     const float2 g = *reinterpret_cast<const float2*>(&stage.g[16 * warp + t][2 * lane]);
-    d[t][0] = expf(g.x), d[t][1] = expf(g.y);
+    d[t][0] = __expf(g.x), d[t][1] = __expf(g.y);
     left[0] *= d[t][0], left[1] *= d[t][1];
   }
   part[warp][2 * lane] = left[0], part[warp][2 * lane + 1] = left[1];

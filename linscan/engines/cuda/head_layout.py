@@ -1,11 +1,13 @@
 """How device code of matrix states finds its arrays: steps of features, and states, wherever they lie."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import cupy
 
 from linscan._arrays import Array
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.layout import operands
 
 
@@ -40,3 +42,17 @@ def _dense(x: Array) -> bool:
 def packed(x: Array) -> bool:
     """Whether every step of `x` begins at a multiple of 16 bytes and holds whole packs of them."""
     return x.data.ptr % 16 == 0 and x.shape[-1] * x.itemsize % 16 == 0 and all(s % 16 == 0 for s in x.strides[:-1])
+
+
+def summed(grad: Array, like: Array) -> Array:
+    """A 16-bit gradient for all heads, summed over neighbouring axes that `like` broadcasts along; else as it is."""
+    shape = (1,) * (grad.ndim - like.ndim) + like.shape
+    axes = [n for n, (many, one) in enumerate(zip(grad.shape, shape, strict=True)) if many != one]
+    lo, hi = (axes[0], axes[-1] + 1) if axes else (0, 0)
+    if not axes or not grad.size or any(n != 1 for n in shape[lo:hi]):
+        return grad
+    outer, count, inner = (math.prod(part) for part in (grad.shape[:lo], grad.shape[lo:hi], grad.shape[hi:]))
+    total, pack = cupy.empty(shape, grad.dtype), 8 if inner % 8 == 0 else 1
+    code = kernel("head_sums.cu", "sums", grad.dtype.name, ("PACK", pack))
+    code((-(-total.size // pack // 128),), (128,), (grad, total, outer, count, inner))
+    return total

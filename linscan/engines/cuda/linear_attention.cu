@@ -100,7 +100,8 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
   const Place place = locate(layout, x.row);
   const i64 step_k = layout.operand[K].time, step_v = layout.operand[V].time, step_g = layout.operand[G].time;
   k += place.at[K], v += place.at[V] + x.column, g += DECAYS ? place.at[G] : 0;
-  if (OUT) q += place.at[Q], o += x.row * layout.length * values + x.column;
+  const i64 step_o = extras.backwards ? -values : values;
+  if (OUT) q += place.at[Q], o += (x.row * layout.length + (extras.backwards ? layout.length - 1 : 0)) * values + x.column;
   float decay = 1.0f, ahead[2];
   const i64 chunks = (layout.length + STEPS - 1) / STEPS;
   const auto bring = [&](Stage& stage, i64 t, i64 end) {
@@ -133,7 +134,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
       if (MATED) mates(others, layout, x, place, t, count, extras, lane);
       if (MATED) multiply(out, others, layout, x, t, count, extras, scale, lane);
 #pragma unroll
-      for (int n = 0; n < COLUMNS; n++) write(o + t * values, values, out[n], 16 * quarter(), half_column() + 8 * n, count, x.width, lane, scale);
+      for (int n = 0; n < COLUMNS; n++) write(o + t * step_o, step_o, out[n], 16 * quarter(), half_column() + 8 * n, count, x.width, lane, scale);
     }
     advance(state, shared, stage, lane);
     if (OUT && KEPT == MULTIPLY) {  // forwards, this chunk is the one that many from the end

@@ -16,7 +16,7 @@ from linscan._arrays import Array
 from linscan.engines.cuda import gated_attention, recurrent
 from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.cuda.capture import held
-from linscan.engines.cuda.head_layout import packed, placed
+from linscan.engines.cuda.head_layout import packed, placed, summed
 from linscan.engines.cuda.recurrent_step import linear_attention_step
 from linscan.engines.reference import linear_attention as reference
 
@@ -27,7 +27,8 @@ _WIDEST = 256  # keys or values that tensor cores take here
 _WHOLE = 128  # chunks of the longest sequence that is not cut
 _SEGMENT = 32  # chunks of a segment of a longer one
 _NOTHING, _WRITE, _MULTIPLY = range(3)
-_EXTRAS = np.dtype([("kept", "u8"), ("dots", "u8"), ("mate", "u8"), ("sums", "u8"), ("head", "i8")])
+_EXTRAS = np.dtype([(name, "i8") for name in ("kept", "dots", "mate", "sums", "head", "backwards")])
+_PARTS = np.dtype([(name, "i8") for name in ("dots", "read", "written")])
 
 
 def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
@@ -62,14 +63,14 @@ def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, wo
         late = None if g is None else _late(g)
         q_back, k_back, v_back, do_back = (x[..., ::-1, :] for x in (q, k, v, do))
         last = dS.astype(np.float32, copy=False) / np.float32(scale)
-        common["head"] = (q.shape[-2] - 1) % _STEPS + 1
-        dv = _run(k_back, q_back, do_back, late, last, kept=states, work=_MULTIPLY, **common)
-        dk = _run(v_back, do_back, q_back, late, last.swapaxes(-1, -2), mate=k_back, **common)
+        dv = _run(k_back, q_back, do_back, late, last, kept=states, work=_MULTIPLY, back=True, **common)
+        dk = _run(v_back, do_back, q_back, late, last.swapaxes(-1, -2), mate=k_back, back=True, **common)
         first = dv.S * np.float32(scale)
         factor = None if g is None else cupy.exp(g[..., 0, :])[..., None]
         dS0 = first if g is None else cupy.where(factor == 0, 0, factor * first)
-        dg = None if g is None else _gate_gradient(g, dv.dots[..., ::-1] * scale, dq.sums, dk.sums[..., ::-1])
-    return dq.o, dk.o[..., ::-1, :], dv.o[..., ::-1, :], dg, None if S0 is None else dS0
+        dg = None if g is None else _gate_gradient(g, dv.dots, dq.sums, dk.sums, scale, lead)
+    grads = (summed(x.o, like) for x, like in ((dq, q), (dk, k), (dv, v)))
+    return *grads, dg, None if S0 is None else dS0
 
 
 def _late(g: Array) -> Array:
@@ -79,19 +80,16 @@ def _late(g: Array) -> Array:
     return late
 
 
-def _gate_gradient(g: Array, dots: Array, read: Array, written: Array) -> Array:
-    """dg from <S, dS> between chunks and q·dq, k·dk at every step.
-
-    ``dg[t] = <e^g[t] S[t-1], dS[t]>`` and ``dg[t+1] = dg[t] + k[t]·dk[t] - q[t]·dq[t]``: sums that begin anew in each
-    chunk, for over a whole sequence they would be small differences of large numbers.
-    """
-    length, chunks = g.shape[-2], dots.shape[-1]
-    flow = cupy.zeros((*dots.shape[:-1], chunks * _STEPS), np.float32)
-    flow[..., 1:length] = (written - read)[..., :-1]
-    flow = flow.reshape(*dots.shape, _STEPS)
-    flow[..., 0] = cupy.exp(g[..., ::_STEPS, 0]) * dots
-    sums = cupy.cumsum(flow, axis=-1).reshape(*dots.shape[:-1], chunks * _STEPS)[..., :length]
-    return cupy.where(g[..., 0] == -np.inf, 0, sums)[..., None]
+def _gate_gradient(g: Array, dots: Array, read: Array, written: Array, scale: float, lead: tuple[int, ...]) -> Array:
+    """dg from <S, dS> between chunks and q·dq, k·dk at every step."""
+    length = g.shape[-2]
+    (g,), layout = placed(lead, length, (g,), 0)
+    dg = cupy.empty((*lead, length, 1), np.float32)
+    parts = np.array([tuple(x.shape[0] for x in (dots, read, written))], _PARTS).view(f"V{_PARTS.itemsize}")
+    code = kernel("attention_gates.cu", "gates", "float32")
+    blocks = -(-math.prod(lead) * -(-length // _STEPS) // 4)  # of four warps
+    code((blocks,), (128,), (layout, g, dots, read, written, dg, float(scale), parts))
+    return dg
 
 
 class _Done(NamedTuple):
@@ -101,8 +99,12 @@ class _Done(NamedTuple):
     sums: Array | None
 
 
-def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, mate=None) -> _Done:
-    """One pass: outputs, final state and, where asked for, `dots` and `sums` (see ``Extras``), over the slices."""
+def _run(q, k, v, g, S0, *, lead, scale, kept=None, work=_NOTHING, mate=None, back=False) -> _Done:
+    """One pass: outputs, final state and, where asked for, `dots` and `sums` (see ``Extras``).
+
+    With `back` the arrays run backwards, the outputs do not, and chunks begin where they do forwards: the first is what is
+    left of the last.
+    """
     (q, k, v, g, mate, S0), layout = placed(lead, q.shape[-2], (q, k, v, g, mate, S0), 1)
     rows, length, keys, values = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
     wide, width = -(-keys // 64) * 64, 32 if values <= 32 else 64
@@ -111,7 +113,8 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
     dots = cupy.empty((slices, *lead, chunks), np.float32) if work == _MULTIPLY else None
     sums = cupy.empty((2 * slices, *lead, length), np.float32) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
-    extras = np.array([(*pointers, min(length, head or _STEPS))], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
+    head = (length - 1) % _STEPS + 1 if back else min(length, _STEPS)
+    extras = np.array([(*pointers, head, back)], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
     whole = all(packed(x) for x in (q, k, v, mate) if x is not None)
     flags = {"DECAYS": g is not None, "PACKED": whole, "KEPT": work, "MATED": mate is not None}
     macros = [("KEYS", wide), ("SLICE", width), *((name, int(flag)) for name, flag in flags.items())]
@@ -131,10 +134,10 @@ def _run(q, k, v, g, S0, *, lead, scale, head=None, kept=None, work=_NOTHING, ma
         carry = kernel("linear_attention.cu", "carry", q.dtype.name, *macros)
         carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values))
     launch("run", segments, q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
-    return _Done(o, S, *(None if x is None else x.sum(axis=0) for x in (dots, sums)))
+    return _Done(o, S, dots, sums)
 
 
 def _shared(keys: int, width: int) -> int:
     """Bytes of the struct ``Shared``."""
     stage = 2 * _STEPS * (2 * (keys + _PAD) + width + _PAD)
-    return 2 * stage + 2 * keys * (width + _PAD) + 12 * _STEPS + 32
+    return 2 * stage + 2 * keys * (width + _PAD) + 44 * _STEPS + 32

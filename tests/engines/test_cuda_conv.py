@@ -163,7 +163,8 @@ def test_any_long_convolution(lead, length, width, axis, dtype, mode, method, fl
 
 # Around every size of a transform in one block, and beyond; blocks of a row; odd samples; both layouts.
 LONG = [(70, 65), (512, 513), (513, 512), (1024, 1024), (1025, 1000), (2048, 2048), (4096, 4096), (8192, 8192),
-        (16384, 16384), (16385, 16384), (40_000, 1001), (20_001, 70), (65_536, 3000)]  # fmt: skip
+        (16384, 16384), (16385, 16384), (40_000, 1001), (20_001, 70), (65_536, 3000),
+        (40_000, 40_000), (200_000, 200_000)]  # fmt: skip
 
 
 @pytest.mark.parametrize("axis", [-1, -2])
@@ -189,6 +190,10 @@ def test_a_given_spectrum(rng, length):
         spectrum = cupy.asarray(np.fft.rfft(oracles.wide(k), n).astype(np.complex64))
         got = linscan.fft_conv(cupy.asarray(u), cupy.asarray(k), spectrum=spectrum)
         assert_close(cupy.asnumpy(got), want, transformed("float32", n))
+    several = cupy.asarray(u.T.copy()), cupy.asarray(u.T.copy()), cupy.fft.rfft(cupy.asarray(u.T), 2 * length, axis=0)
+    got = linscan.fft_conv(*several[:2], axis=0, spectrum=several[2].astype(np.complex64))
+    want = linscan.fft_conv(oracles.wide(u), oracles.wide(u))
+    assert_close(cupy.asnumpy(got).T, want, transformed("float32", 2 * length))
 
 
 @pytest.mark.parametrize("method", ["direct", "fft", "blocked"])

@@ -1,114 +1,130 @@
-// Complex FFTs of M = E THREADS points in one block, after Stockham: E numbers a thread, M in shared memory in between.
+// Complex FFTs of M points by M / E threads of a block, after Stockham: E numbers a thread, M in shared memory in between.
 //
 // A pass of radix R takes, for each j < M / R, the points j + r M / R; twiddles; transforms; and puts result r where
 // (j / NS) NS R + j % NS + r NS says, NS the product of the radices before. So slot e of thread t always holds point
-// t + e THREADS, before and after a whole transform, whose result is in natural order. Radices are 16 and a last, smaller
+// t + e M / E, before and after a whole transform, whose result is in natural order. Radices are 16 and a last, smaller
 // one. Only forward transforms: the inverse is the forward one with real and imaginary parts swapped before and after.
 // Shared memory has a number of padding after every 16, so that the strides of passes do not meet in one bank.
 #pragma once
 #include "numbers.cuh"
 
 typedef complex<float> Z;
-constexpr int M = E * THREADS;
 
 __device__ __forceinline__ int padded(int i) { return i + (i >> 4); }
 __device__ __forceinline__ Z sub(Z x, Z y) { return {x.re - y.re, x.im - y.im}; }
 __device__ __forceinline__ Z turn(Z x) { return {x.im, -x.re}; }  // times -i
 
-template <int R> struct Dft;
-template <> struct Dft<1> {
-  static __device__ __forceinline__ void run(Z (&)[1]) {}
-};
-template <> struct Dft<2> {
-  static __device__ __forceinline__ void run(Z (&x)[2]) {
-    const Z a = x[0], b = x[1];
-    x[0] = add(a, b), x[1] = sub(a, b);
-  }
-};
-template <> struct Dft<4> {
-  static __device__ __forceinline__ void run(Z (&x)[4]) {
-    const Z a = add(x[0], x[2]), b = sub(x[0], x[2]), c = add(x[1], x[3]), d = turn(sub(x[1], x[3]));
-    x[0] = add(a, c), x[1] = add(b, d), x[2] = sub(a, c), x[3] = sub(b, d);
-  }
-};
-template <> struct Dft<8> {
-  static __device__ __forceinline__ void run(Z (&x)[8]) {
-    constexpr float h = 0.70710678118654752f;
-    Z a[4] = {x[0], x[2], x[4], x[6]}, b[4] = {x[1], x[3], x[5], x[7]};
-    Dft<4>::run(a), Dft<4>::run(b);
-    const Z c = b[1], d = b[3];
-    b[1] = {h * (c.re + c.im), h * (c.im - c.re)};
-    b[2] = turn(b[2]);
-    b[3] = {h * (d.im - d.re), -h * (d.re + d.im)};
-#pragma unroll
-    for (int i = 0; i < 4; i++) x[i] = add(a[i], b[i]), x[i + 4] = sub(a[i], b[i]);
-  }
-};
-template <> struct Dft<16> {
-  static __device__ __forceinline__ void run(Z (&x)[16]) {
-    constexpr float c = 0.92387953251128676f, s = 0.38268343236508977f, h = 0.70710678118654752f;
-    Z y[4][4];  // y[i][k]: the transform of x[i], x[i + 4], x[i + 8], x[i + 12]
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      Z a[4] = {x[i], x[i + 4], x[i + 8], x[i + 12]};
-      Dft<4>::run(a);
-#pragma unroll
-      for (int k = 0; k < 4; k++) y[i][k] = a[k];
-    }
-    const Z w1 = {c, -s}, w3 = {s, -c};
-    auto eighth = [&](Z z) { return Z{h * (z.re + z.im), h * (z.im - z.re)}; };
-    y[1][1] = mul(y[1][1], w1), y[1][2] = eighth(y[1][2]), y[1][3] = mul(y[1][3], w3);
-    y[2][1] = eighth(y[2][1]), y[2][2] = turn(y[2][2]), y[2][3] = turn(eighth(y[2][3]));
-    y[3][1] = mul(y[3][1], w3), y[3][2] = turn(eighth(y[3][2])), y[3][3] = mul(y[3][3], Z{-c, s});
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-      Z a[4] = {y[0][k], y[1][k], y[2][k], y[3][k]};
-      Dft<4>::run(a);
-#pragma unroll
-      for (int i = 0; i < 4; i++) x[k + 4 * i] = a[i];
-    }
-  }
-};
+// cos and -sin of 2 pi k / 16.
+__device__ __forceinline__ Z sixteenth(int k) {
+  constexpr float c = 0.92387953251128676f, s = 0.38268343236508977f, h = 0.70710678118654752f;
+  return k == 0 ? Z{1.0f, 0.0f} : k == 1 ? Z{c, -s} : k == 2 ? Z{h, -h} : Z{s, -c};
+}
 
-// x[r] *= w^r, in fours, because all powers at once would need too many registers.
-template <int R> __device__ __forceinline__ void twiddle(Z (&x)[R], Z w) {
-  const Z w2 = mul(w, w), w3 = mul(w2, w), w4 = mul(w2, w2);
-  Z base = w4;
-  x[1] = mul(x[1], w);
-  if constexpr (R > 2) x[2] = mul(x[2], w2), x[3] = mul(x[3], w3);
+// (a, b) becomes (a + f b, a - f b): six multiply-adds, as a - f b = 2 a - (a + f b).
+__device__ __forceinline__ void butterfly(Z& a, Z& b, Z f) {
+  const Z sum = mul_add(f, b, a);
+  b = {__fmaf_rn(2.0f, a.re, -sum.re), __fmaf_rn(2.0f, a.im, -sum.im)};
+  a = sum;
+}
+__device__ __forceinline__ void butterfly(Z& a, Z& b) {
+  const Z sum = add(a, b);
+  b = sub(a, b), a = sum;
+}
+
+// Transforms R points, in registers and in natural order; with TURNED, of x[r] w^r; with HALF, the second half of them is 0.
+// Even and odd points apart, and then X[k], X[k + R / 2] = E[k] +- w exp(-2 pi i k / R) O[k].
+template <int R, bool TURNED = false, bool HALF = false> __device__ __forceinline__ void dft(Z (&x)[R], Z w = {1.0f, 0.0f}) {
+  if constexpr (R == 2) {
+    if (TURNED) butterfly(x[0], x[1], w);
+    else if (HALF) x[1] = x[0];
+    else butterfly(x[0], x[1]);
+  } else if constexpr (R > 2) {
+    Z even[R / 2], odd[R / 2];
 #pragma unroll
-  for (int r = 4; r < R; r += 4) {
-    x[r] = mul(x[r], base), x[r + 1] = mul(x[r + 1], mul(base, w));
-    x[r + 2] = mul(x[r + 2], mul(base, w2)), x[r + 3] = mul(x[r + 3], mul(base, w3));
-    base = mul(base, w4);
+    for (int r = 0; r < R / 2; r++) even[r] = x[2 * r], odd[r] = x[2 * r + 1];
+    const Z w2 = TURNED ? mul(w, w) : w;
+    dft<R / 2, TURNED, HALF>(even, w2), dft<R / 2, TURNED, HALF>(odd, w2);
+#pragma unroll
+    for (int k = 0; k < R / 2; k++) {
+      const int turns = k / (R / 4), part = k % (R / 4) * (16 / R);  // exp(-2 pi i k / R), a power of -i apart
+      Z a = even[k], b = turns ? turn(odd[k]) : odd[k];
+      if (TURNED) {
+        butterfly(a, b, part ? mul(w, sixteenth(part)) : w);
+      } else if (part == 2) {
+        constexpr float h = 0.70710678118654752f;
+        const Z c = a, d = {b.re + b.im, b.im - b.re};
+        a = mul_add(h, d, c), b = mul_add(-h, d, c);
+      } else if (part) {
+        butterfly(a, b, sixteenth(part));
+      } else {
+        butterfly(a, b);
+      }
+      x[k] = a, x[k + R / 2] = b;
+    }
   }
 }
 
-// `roots` holds exp(-2 pi i p / (NS R)), p < NS, for one pass after the other, the first (NS = 1) left out.
-template <int NS = 1> __device__ __forceinline__ void fft(Z (&v)[E], Z* shared, const Z* roots) {
-  constexpr int R = M / NS < 16 ? M / NS : 16;
-  const int t = threadIdx.x;
+// One pass over the numbers of thread t; neighbours in it are E / R slots apart. `roots`: exp(-2 pi i p / (NS R)), p < NS.
+template <int M, int E, int R, int NS, bool HALF = false> __device__ __forceinline__ void pass(Z (&v)[E], const Z* roots, int t) {
 #pragma unroll
   for (int q = 0; q < E / R; q++) {
     Z x[R];
 #pragma unroll
     for (int r = 0; r < R; r++) x[r] = v[q + r * (E / R)];
-    if (NS > 1) twiddle<R>(x, roots[(t + q * THREADS) % NS]);
-    Dft<R>::run(x);
+    if constexpr (NS > 1) dft<R, true>(x, roots[(t + q * (M / E)) % NS]);
+    else dft<R, false, HALF>(x);
 #pragma unroll
     for (int r = 0; r < R; r++) v[q + r * (E / R)] = x[r];
   }
+}
+
+// After a pass: to where its results belong in shared memory, in which neighbouring points lie APART apart; and from there.
+template <int M, int E, int APART, int R, int NS> __device__ __forceinline__ void put(const Z (&v)[E], Z* shared, int t) {
+#pragma unroll
+  for (int q = 0; q < E / R; q++) {
+    const int j = t + q * (M / E), to = padded(j / NS * (NS * R) + j % NS);
+#pragma unroll
+    for (int r = 0; r < R; r++) shared[APART * (to + padded(r * NS))] = v[q + r * (E / R)];  // as j % NS + r * NS % 16 < 16
+  }
+}
+template <int M, int E, int APART> __device__ __forceinline__ void get(Z (&v)[E], const Z* shared, int t) {
+#pragma unroll
+  for (int e = 0; e < E; e++) v[e] = shared[APART * (padded(t) + padded(e * (M / E)))];
+}
+
+// The passes from NS on; `roots` holds those of one pass after the other, the first (NS = 1) left out.
+template <int M, int E, int APART = 1, int NS = 1> __device__ __forceinline__ void fft(Z (&v)[E], Z* shared, const Z* roots, int t) {
+  constexpr int R = M / NS < 16 ? M / NS : 16;
+  pass<M, E, R, NS>(v, roots, t);
   if constexpr (NS * R < M) {
     __syncthreads();
-#pragma unroll
-    for (int q = 0; q < E / R; q++) {
-      const int j = t + q * THREADS, to = j / NS * (NS * R) + j % NS;
-#pragma unroll
-      for (int r = 0; r < R; r++) shared[padded(to) + r * padded(NS)] = v[q + r * (E / R)];  // NS is 1 or has a factor 16
-    }
+    put<M, E, APART, R, NS>(v, shared, t);
     __syncthreads();
-#pragma unroll
-    for (int e = 0; e < E; e++) v[e] = shared[padded(t) + e * padded(THREADS)];
-    fft<NS * R>(v, shared, roots + (NS > 1 ? NS : 0));
+    get<M, E, APART>(v, shared, t);
+    fft<M, E, APART, NS * R>(v, shared, roots + (NS > 1 ? NS : 0), t);
   }
+}
+
+// Packed real transforms: Z of the pairs (x[2 i], x[2 i + 1]) of n = 2 M real numbers; with w = exp(-2 pi i f / n),
+//   2 X[f] = S + w O,  2 conj(X[M - f]) = S - w O,  S = Z[f] + conj(Z[M - f]),  O = (Z[f] - conj(Z[M - f])) / i.
+// From bins f and M - f of Z to p = 2 X[f] and q = 2 conj(X[M - f]),
+__device__ __forceinline__ void split(Z a, Z b, Z w, Z& p, Z& q) {
+  b = conj(b);
+  const Z sum = add(a, b), wo = mul(w, turn(sub(a, b)));
+  p = add(sum, wo), q = sub(sum, wo);
+}
+
+// and back, over n, with real and imaginary parts swapped.
+template <int M> __device__ __forceinline__ void join(Z p, Z q, Z w, Z& a, Z& b) {
+  const Z even = add(p, q), odd = mul(sub(p, q), conj(w));
+  constexpr float scale = 0.25f / M;
+  b = {scale * (odd.re - even.im), scale * (even.re + odd.im)};
+  a = {scale * (even.im + odd.re), scale * (even.re - odd.im)};
+}
+
+// Times a kernel's spectrum, h at f and g at M - f.
+template <int M> __device__ __forceinline__ void multiply(Z& a, Z& b, Z w, Z h, Z g) {
+  Z p, q;
+  split(a, b, w, p, q);
+  join<M>(mul(p, h), mul(q, conj(g)), w, a, b);
 }

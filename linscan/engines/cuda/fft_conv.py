@@ -1,4 +1,4 @@
-"""Long convolutions on the GPU: directly, in one fused kernel, or by cuFFT in batches that stay in the cache.
+"""Long convolutions on the GPU: directly, in one fused kernel, in three passes, or by cuFFT in batches in the cache.
 
 NaN and inf do not enter transforms: zero stands for them, a mark is set on the device, and a last kernel, which ends
 at once where there is no mark, adds what the plain sum has of them. Nothing waits for the device. (A spectrum that was
@@ -12,9 +12,10 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype, grad_like
-from linscan.engines.cuda import cufft
+from linscan.engines.cuda import conv_long, cufft
 from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.conv_fft import Launch, most_memory
+from linscan.engines.cuda.conv_fft_back import Sums, correlated
 from linscan.engines.cuda.conv_passes import THREADS, Passes, batches, by_cufft, spectrum_of, window_of
 from linscan.engines.cuda.conv_sizes import Cut, Problem, cut
 from linscan.engines.cuda.fir import Reach, fir, fir_taps
@@ -41,7 +42,7 @@ class _Plan(NamedTuple):
 
     struct: np.ndarray
     window: np.ndarray
-    fused: Launch | None
+    own: Launch | conv_long.Launches | None  # where the transforms are ours
 
 
 _plans: dict[tuple[object, ...], _Plan | None] = {}
@@ -58,6 +59,8 @@ def _transformed(u: Array, k: Array, y: Array, start: int, circular: bool, metho
     c = _cut(problem, bins, device)
     marks = held(cupy.zeros(u.size // u.shape[-1] + k.size // k.shape[-1], np.uint8))
     k_mark = None
+    if spectrum is not None and spectrum.strides[-1] != spectrum.dtype.itemsize:
+        spectrum = held(spectrum.copy())  # its bins side by side
     if spectrum is None:
         k_mark = marks[u.size // u.shape[-1] :]
         spectrum = spectrum_of(_ordered(k, k, y), c.n, k_mark)
@@ -71,8 +74,8 @@ def _transformed(u: Array, k: Array, y: Array, start: int, circular: bool, metho
     plan = _plans[key]
     if plan is None:
         return False
-    if plan.fused:
-        plan.fused.run(u, spectrum, y, marks)
+    if plan.own:
+        plan.own.run(u, spectrum, y, marks)
     else:
         by_cufft(plan.struct, plan.window, u, spectrum, y, marks)
     rows = int(plan.struct["rows"][0])
@@ -90,9 +93,11 @@ def _plan(p: Problem, c: Cut, u: Array, k: Array, y: Array, spectrum: Array, mar
     )
     if struct is None:
         return None
-    tasks = int(struct["rows"][0]) * c.blocks
+    tasks, dense = int(struct["rows"][0]) * c.blocks, all(struct["operand"][0, i]["time"] == 1 for i in (0, 2))
     window = window_of(p.samples, p.taps, p.start, c, tasks, p.circular)
-    return _Plan(struct, window, Launch(struct, window, u, y) if c.fused else None)
+    if c.fused:
+        return _Plan(struct, window, Launch(struct, window, u, y))
+    return _Plan(struct, window, conv_long.Launches(struct, window, c.split, u, y) if c.split and dense else None)
 
 
 def _ordered(x: Array | None, k: Array, y: Array) -> Array | None:
@@ -131,10 +136,20 @@ def _correlated(u: Array, k: Array, dy: Array, start: int, circular: bool) -> Ar
     order = [*first, *(i for i in range(dy.ndim - 1) if own[i] == 1), dy.ndim - 1]
     u, dy = (x.reshape((1,) * (dy.ndim - x.ndim) + x.shape).transpose(order) for x in (u, dy))
     batch = dy.shape[:-1]
+    kernels = int(np.prod(batch[: len(first)], dtype=np.int64))
+
+    def shaped(dk: Array) -> Array:
+        dk = dk.reshape(*batch[: len(first)], *(1,) * (len(batch) - len(first)), taps)
+        return grad_like(dk.transpose(np.argsort(order).tolist()).astype(k.dtype), k)
+
+    if not circular and compute == np.float32:
+        dk = correlated(u, dy, Sums(samples, taps, start, length, kernels))
+        if dk is not None:
+            return shaped(dk)
     inputs, flows = (operands(batch, n, (x, x.ndim - 1)) for x in (u, dy))
     if inputs is None or flows is None:
         return None
-    rows, kernels = int(inputs["rows"][0]), int(np.prod(batch[: len(first)], dtype=np.int64))
+    rows = int(inputs["rows"][0])
     bins, passes = cufft.bins(n, compute), Passes(dy.dtype.name, clean=False)
     total = cufft.lines(kernels, n, compute)
     total.fill(0)
@@ -155,5 +170,4 @@ def _correlated(u: Array, k: Array, dy: Array, start: int, circular: bool) -> Ar
         grid = -(-(count // share + 2) * bins // THREADS)
         passes.run("add_up", grid, part, g, x, total, np.int64(share), np.int64(bins))
     cufft.transform(total, n, True)
-    dk = total[:, :taps].reshape(*batch[: len(first)], *(1,) * (len(batch) - len(first)), taps)
-    return grad_like(dk.transpose(np.argsort(order).tolist()).astype(k.dtype), k)
+    return shaped(total[:, :taps])

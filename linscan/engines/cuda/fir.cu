@@ -1,7 +1,8 @@
 // y[t] = bias + sum_j w[j] x[first + t - step j]: filters of a few taps, forwards, backwards and as their own gradient.
 //
 // Three forms, which give the same bits (bias first, then one multiply-add a tap, newest first):
-//   PACKS    time is last and dense: a thread owns PACK neighbouring steps, four times, and reads those before them too
+//   PACKS    time is last and dense: a thread owns PACK neighbouring steps, four times, and reads those before them too;
+//            PHASED, rows begin anywhere, but signal and result at the same place of a pack: packs lie as memory does
 //   WINDOW   neighbouring lanes hold neighbouring rows, PACK each; a thread walks run * STEPS steps (step apart), its
 //            last taps' inputs in registers
 //   SINGLE   anything else, any strides and resets: one output at a time, lanes along time (TIME) or along rows
@@ -16,6 +17,9 @@
 #define TIME 0
 #define BACK 0
 #define WARPS 4
+#define STEPS 8
+#define BLOCKS 4
+#define PHASED 0
 #define RESETS 0
 #define STRICT 0
 #define CONJUGATE 0
@@ -23,10 +27,23 @@
 #include "fir.cuh"
 
 enum { SINGLE, PACKS, WINDOW };
-constexpr int THREADS = 32 * WARPS, REPEAT = 4, STEPS = PACK > 4 ? 4 : 8;
+constexpr int THREADS = 32 * WARPS, REPEAT = 4;
+constexpr bool EARLY = sizeof(S) == 2;  // packs are fetched a group ahead: those of 16-bit types take few registers
 constexpr int WIDTH = TAPS > 0 ? TAPS : 1, UNROLL = TAPS > 0 ? TAPS : 4;
 
 struct alignas(sizeof(S) * PACK) Pack { S item[PACK]; };
+
+template <class T> __device__ __forceinline__ Pack packed(const T (&x)[PACK]) {
+  Pack pack;
+  if constexpr (sizeof(S) == 2 && PACK > 1) {
+#pragma unroll
+    for (int v = 0; v < PACK; v += 2) reinterpret_cast<u32*>(&pack)[v / 2] = pair<S>(x[v], x[v + 1]);
+  } else {
+#pragma unroll
+    for (int v = 0; v < PACK; v++) pack.item[v] = Narrow<S>::of(x[v]);
+  }
+  return pack;
+}
 
 struct Arrays {
   const S *u, *w, *bias, *past;
@@ -47,9 +64,10 @@ __device__ __forceinline__ void packs(const Layout& layout, const Span& span, co
   for (int j = 0; j < WIDTH; j++) w[j] = weight(a.w + place.at[WEIGHT] + j * layout.operand[WEIGHT].time);
   const C bias = offset(at(a.bias, place.at[OFFSET]));
   S* to = a.y + place.at[RESULT];
+  const int phase = PHASED ? static_cast<int>(reinterpret_cast<u64>(to) / sizeof(S) % PACK) : 0;
 #pragma unroll
   for (int r = 0; r < REPEAT; r++) {
-    const i64 t = ((tile * REPEAT + r) * THREADS + threadIdx.x) * PACK;
+    const i64 t = ((tile * REPEAT + r) * THREADS + threadIdx.x) * PACK - phase;
     if (t >= layout.length) return;
     const i64 low = span.first + t - (BACK ? 0 : HALO);
     C in[ALL], out[PACK];
@@ -70,15 +88,13 @@ __device__ __forceinline__ void packs(const Layout& layout, const Span& span, co
 #pragma unroll
       for (int j = 0; j < WIDTH; j++) out[v] = mul_add(w[j], in[BACK ? v + j : HALO + v - j], out[v]);
     }
-    Pack pack;
-#pragma unroll
-    for (int v = 0; v < PACK; v++) pack.item[v] = Narrow<S>::of(out[v]);
-    if (t + PACK <= layout.length) {
+    const Pack pack = packed(out);
+    if ((!PHASED || t >= 0) && t + PACK <= layout.length) {
       *reinterpret_cast<Pack*>(to + t) = pack;
     } else {
 #pragma unroll
       for (int v = 0; v < PACK; v++)
-        if (t + v < layout.length) to[t + v] = pack.item[v];
+        if ((!PHASED || t + v >= 0) && t + v < layout.length) to[t + v] = pack.item[v];
     }
   }
 }
@@ -97,11 +113,11 @@ __device__ __forceinline__ void window(const Layout& layout, const Span& span, c
     for (int j = 0; j < WIDTH; j++) w[j][v] = weight(a.w + place.at[WEIGHT] + v * o[WEIGHT].batch[inner] + j * o[WEIGHT].time);
     bias[v] = offset(at(a.bias, place.at[OFFSET] + v * o[OFFSET].batch[inner]));
   }
-  auto take = [&](C (&to)[PACK], const S* from) {
-    const Pack pack = *reinterpret_cast<const Pack*>(from);
+  auto put = [&](C (&to)[PACK], Pack pack) {
 #pragma unroll
     for (int v = 0; v < PACK; v++) to[v] = widen(pack.item[v]);
   };
+  auto take = [&](C (&to)[PACK], const S* from) { put(to, *reinterpret_cast<const Pack*>(from)); };
   auto read = [&](C (&to)[PACK], i64 p) {
     if (inside(span, p)) return take(to, x + p * o[SIGNAL].time);
 #pragma unroll
@@ -114,28 +130,42 @@ __device__ __forceinline__ void window(const Layout& layout, const Span& span, c
   const i64 in_stride = span.step * o[SIGNAL].time, out_stride = span.step * o[RESULT].time;
 #pragma unroll
   for (int i = 0; i < WIDTH - 1; i++) read(in[i], position(step - (WIDTH - 1 - i) * apart));
+  auto is_plain = [&](i64 step) {  // whether a group of steps is there, and meets the signal alone
+    const i64 last = step + (STEPS - 1) * apart;
+    return last < layout.length && inside(span, position(step)) && inside(span, position(last));
+  };
+  Pack early[EARLY ? STEPS : 1];
+  auto fetch_early = [&](i64 step) {
+    const S* from = x + position(step) * o[SIGNAL].time;
+#pragma unroll
+    for (int i = 0; i < (EARLY ? STEPS : 0); i++) early[i] = *reinterpret_cast<const Pack*>(from + i * in_stride);
+  };
+  bool plain = is_plain(step);
+  if (EARLY && plain) fetch_early(step);
 #pragma unroll 1
   for (i64 r = 0; r < span.run && step < layout.length; r++, step += STEPS * apart) {
-    const i64 p = position(step), last = step + (STEPS - 1) * apart;
-    const bool whole = last < layout.length, plain = whole && inside(span, p) && inside(span, position(last));
+    const i64 p = position(step);
+    const bool whole = step + (STEPS - 1) * apart < layout.length, next = r + 1 < span.run && is_plain(step + STEPS * apart);
     const S* from = x + p * o[SIGNAL].time;
     S* to = a.y + place.at[RESULT] + (p - span.first) * o[RESULT].time;
 #pragma unroll
     for (int i = 0; i < STEPS; i++) {
-      if (plain) take(in[WIDTH - 1 + i], from + i * in_stride);
+      if (plain && EARLY) put(in[WIDTH - 1 + i], early[EARLY ? i : 0]);
+      else if (plain) take(in[WIDTH - 1 + i], from + i * in_stride);
       else if (whole || step + i * apart < layout.length) read(in[WIDTH - 1 + i], position(step + i * apart));
     }
+    plain = next;
+    if (EARLY && plain) fetch_early(step + STEPS * apart);
 #pragma unroll
     for (int i = 0; i < STEPS; i++) {
-      Pack pack;
+      C out[PACK];
 #pragma unroll
       for (int v = 0; v < PACK; v++) {
-        C sum = bias[v];
+        out[v] = bias[v];
 #pragma unroll
-        for (int j = 0; j < WIDTH; j++) sum = mul_add(w[j][v], in[WIDTH - 1 + i - j][v], sum);
-        pack.item[v] = Narrow<S>::of(sum);
+        for (int j = 0; j < WIDTH; j++) out[v] = mul_add(w[j][v], in[WIDTH - 1 + i - j][v], out[v]);
       }
-      if (whole || step + i * apart < layout.length) *reinterpret_cast<Pack*>(to + i * out_stride) = pack;
+      if (whole || step + i * apart < layout.length) *reinterpret_cast<Pack*>(to + i * out_stride) = packed(out);
     }
 #pragma unroll
     for (int i = 0; i < WIDTH - 1; i++)
@@ -178,7 +208,7 @@ __device__ __forceinline__ void single(const Layout& layout, const Span& span, c
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 fir(const __grid_constant__ Layout layout, const __grid_constant__ Span span, const S* u, const S* w, const S* bias,
     const S* past, S* y, const u8* reset) {
   const Arrays arrays = {u, w, bias, past, y, reset};

@@ -18,6 +18,9 @@ _SINGLE, _PACKS, _WINDOW = range(3)
 _SHORT = 32  # rows shorter than this have lanes along rows, also where time is the dense axis
 _REGISTERS = 600  # bytes of them that weights and inputs of a walking thread may fill
 _REPEAT, _BATCH = 4, 8  # as in fir.cu and fir_taps.cu
+# By itemsize: neighbouring rows of a walking thread, steps it takes at once, blocks that must fit a multiprocessor.
+_WALK = {2: (8, 2, 4), 4: (4, 8, 4), 8: (2, 8, 3), 16: (1, 8, 1)}
+_WALKERS = 1 << 19  # threads that make walks as long as they may be
 _SPAN = np.dtype([(n, "i8") for n in ("samples", "first", "step", "past_first", "past_length", "edge", "taps", "run")])
 
 
@@ -74,11 +77,12 @@ def _planned(make: Any, out: Array, arrays: tuple[Any, ...], reach: Reach, extra
     device = cupy.cuda.runtime.getDevice()
     places = [None if x is None else (x.shape, x.strides, x.data.ptr & 15) for x in arrays]
     key = (make, out.dtype, reach, extra, device, *places)
-    if key not in _plans:
+    try:
+        return _plans[key]
+    except KeyError:
         if len(_plans) > 10_000:
             _plans.clear()
-        _plans[key] = make(arrays, reach, extra)
-    return _plans[key]
+        return _plans.setdefault(key, make(arrays, reach, extra))
 
 
 def _plan_sum(arrays: tuple[Any, ...], reach: Reach, conj: bool) -> _Plan | None:
@@ -89,27 +93,32 @@ def _plan_sum(arrays: tuple[Any, ...], reach: Reach, conj: bool) -> _Plan | None
         return None
     along = _along(y, reach.axis)
     plain = reset is None and not reach.strict
-    pack, back = 16 // itemsize, reach.step < 0
+    pack, back, phased, blocks, steps = 16 // itemsize, reach.step < 0, False, 1, 1
     if along and plain and taps <= 64 and abs(reach.step) == 1 and _dense(struct, pack, reach, u, y):
-        form, macro = _PACKS, taps
+        form, macro, phased = _PACKS, taps, not _whole(struct, pack, reach, u, y)
     elif not along and plain and (2 * taps + 8) * accum_dtype(y.dtype).itemsize <= _REGISTERS:
         form, macro = _WINDOW, taps
-        pack = pack if taps <= 8 and _dense_rows(struct, pack, u, y) else 1
+        pack, steps, blocks = _WALK[itemsize]
+        blocks = blocks if taps <= 4 else 1
+        if taps > 8 or not _dense_rows(struct, pack, u, y):
+            pack, steps, blocks = 1, 8, 1
     else:
         form, macro, pack = _SINGLE, taps if taps <= 8 else 0, 1
     run, warps = 1, 4 if form == _WINDOW else 8
     if form == _WINDOW:
         apart = abs(reach.step)
-        steps = 4 if pack > 4 else 8  # as in fir.cu
-        run = max(1, min(4 if taps <= 8 else 16, length // (steps * apart)))
+        walks = _rows(struct) // pack * length // steps
+        run = max(1, min(max(4, min(16, walks // _WALKERS)) if taps <= 8 else 16, length // (steps * apart)))
         index = -(-length // (run * steps * apart)) * apart
         tiles = -(-index // warps)
     elif form == _PACKS or along:
         warps = min(8, 1 << (-(-length // (32 * pack)) - 1).bit_length())
-        tiles = -(-length // (32 * warps * pack * _REPEAT))
+        blocks = min(32, 48 // warps) if form == _PACKS and taps <= 4 and itemsize <= 4 else 1
+        tiles = -(-(length + (pack - 1) * phased) // (32 * warps * pack * _REPEAT))
     else:
         tiles = -(-length // (warps * _REPEAT))
     macros = {"FORM": form, "TAPS": macro, "PACK": pack, "TIME": along, "BACK": back, "WARPS": warps}
+    macros |= {"STEPS": steps, "BLOCKS": blocks, "PHASED": phased}
     macros |= {"RESETS": reset is not None, "STRICT": reach.strict, "CONJUGATE": conj and y.dtype.kind == "c"}
     lines = _rows(struct) if along else -(-_rows(struct) // (32 * pack))
     return _finish("fir", macros, struct, lines, 32 * warps, tiles, arrays, reach, taps, run)
@@ -166,11 +175,16 @@ def _aligned(struct: np.ndarray, which: int, pack: int, x: Array, but_last: bool
 
 
 def _dense(struct: np.ndarray, pack: int, reach: Reach, u: Array, y: Array) -> bool:
-    if reach.first % pack:
-        return False
-    return all(
-        struct["operand"][0, i]["time"] == 1 and _aligned(struct, i, pack, x, False) for i, x in ((0, u), (4, y))
-    )
+    """Whether every row's first output and the sample at its position begin at the same place of a pack."""
+    signal, result = struct["operand"][0, 0], struct["operand"][0, 4]
+    apart = u.data.ptr + reach.first * u.dtype.itemsize - y.data.ptr
+    same = apart % (pack * u.dtype.itemsize) == 0 and not ((signal["batch"] - result["batch"]) % pack).any()
+    return bool(same and signal["time"] == result["time"] == 1)
+
+
+def _whole(struct: np.ndarray, pack: int, reach: Reach, u: Array, y: Array) -> bool:
+    """Whether that place is the beginning of one."""
+    return not reach.first % pack and all(_aligned(struct, i, pack, x, False) for i, x in ((0, u), (4, y)))
 
 
 def _dense_rows(struct: np.ndarray, pack: int, u: Array, y: Array) -> bool:

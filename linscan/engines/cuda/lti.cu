@@ -1,7 +1,7 @@
 // x[t+1] = A x[t] + B u[t], y[t] = C x[t] + D u[t], the states written too.
 //
 // Up to 16 states: a thread owns a chunk of a row (chunks.py) and keeps the state in registers, the matrices too where they
-// are small. More: a block owns a row and goes step by step, a warp adding up one new state or output at a time.
+// are small; what a warp reads and writes is turned in shared memory, unless inputs or outputs are many. More: a block owns a row and goes step by step, a warp adding up one new state or output at a time.
 //
 // Bytes moved: the input twice (once where a row is one chunk), outputs and states once.
 // Limits: rows and lengths below 2^63 elements; above 16 states, two states and one input in 48 KiB of shared memory.
@@ -26,6 +26,9 @@ struct System { Matrix a, b, c, d, u, first; };
 #if STATES <= 16
 constexpr int N = STATES, THREADS = 128;
 constexpr bool HELD = N * N + N * INPUTS + OUTPUTS * (N + INPUTS) <= 64;
+constexpr int LONGEST = 128 / (N * sizeof(C)), STEPS = LONGEST > 8 ? 8 : LONGEST > 1 ? LONGEST : 1;
+constexpr int TURNED = (STEPS * (INPUTS + OUTPUTS + N) + 3) * THREADS * sizeof(C) + 24 * THREADS;  // bytes
+constexpr bool STAGED = TURNED + 2 * N * N * sizeof(E) <= 48000;
 
 // A matrix in registers, or where it lies.
 template <int SIZE> struct Held {
@@ -41,31 +44,48 @@ template <int SIZE> struct Held {
   __device__ __forceinline__ C get(int i) const { return HELD ? item[HELD ? i : 0] : from[i]; }
 };
 
+// STEPS steps of a warp's 32 chunks, so that memory is read and written in whole lines.
+struct Turn {
+  C u[32][STEPS * INPUTS + 1], y[32][STEPS * OUTPUTS + 1], x[32][STEPS * N + 1];
+  i64 in[32], out[32], count[32];
+};
+
+// Lines of SIZE numbers to where they belong, as far as they are there; `from` is padded by one.
+template <int SIZE, int PER> __device__ __forceinline__ void write(C* to, const C (&from)[32][SIZE + 1], const Turn& turn, i64 t, int lane) {
+#pragma unroll 4
+  for (int i = lane; i < 32 * SIZE; i += 32) {
+    const int line = i / SIZE, at = i % SIZE;
+    if (t + at / PER < turn.count[line]) to[(turn.out[line] + t) * PER + at] = from[line][at];
+  }
+}
+
 template <bool WRITE>
 __device__ __forceinline__ void simulate(const System& system, C* y, C* x, C* states, const i64* stop, i64 rows, i64 length,
                                          i64 size, i64 unit) {
-  const i64 chunks = (length + size - 1) / size, row = unit / chunks, chunk = unit % chunks;
-  if (row >= rows || (!WRITE && chunk == chunks - 1)) return;  // nothing follows the last chunk
-  i64 end = chunk * size + size < length ? chunk * size + size : length;
-  if (WRITE && chunks > 1) {
-    if (chunk > stop[row]) return;
-    if (chunk == stop[row]) end = length;
-  }
+  __shared__ Turn turns[STAGED ? THREADS / 32 : 1];
+  Turn& turn = turns[STAGED ? threadIdx.x / 32 : 0];
+  const int lane = threadIdx.x & 31;
+  const i64 chunks = (length + size - 1) / size, chunk = unit % chunks;
+  const bool mine = unit / chunks < rows && (WRITE || chunk < chunks - 1);  // nothing follows the last chunk
+  const i64 row = mine ? unit / chunks : 0, begin = chunk * size, rest = length - begin;
+  i64 count = !mine ? 0 : rest < size ? rest : size;
+  if (WRITE && chunks > 1 && mine && chunk >= stop[row]) count = chunk == stop[row] ? rest : 0;
   const Held<N * N> a(system.a, row);
   const Held<N * INPUTS> b(system.b, row);
   const Held<OUTPUTS * N> c(system.c, row);
   const Held<OUTPUTS * INPUTS> d(system.d, row);
-  const C* u = system.u.at + row * system.u.row;
+  const C* u = system.u.at;
+  const i64 in = row * system.u.row + begin * INPUTS, out = row * length + begin;
   C z[N];
   C* edge = states + (row * chunks + chunk) * N;
 #pragma unroll
   for (int i = 0; i < N; i++)
-    z[i] = !WRITE ? Number<C>::make(0) : chunks > 1 ? edge[i] : system.first.at[row * system.first.row + i];
-#pragma unroll 2
-  for (i64 t = chunk * size; t < end; t++) {
+    z[i] = !WRITE || !mine ? Number<C>::make(0) : chunks > 1 ? edge[i] : system.first.at[row * system.first.row + i];
+
+  auto step = [&](const C* from, C* y_to, C* x_to) {
     C given[INPUTS], next[N];
 #pragma unroll
-    for (int k = 0; k < INPUTS; k++) given[k] = u[t * INPUTS + k];
+    for (int k = 0; k < INPUTS; k++) given[k] = from[k];
 #pragma unroll
     for (int i = 0; i < N; i++) {
       next[i] = Number<C>::make(0);
@@ -82,15 +102,49 @@ __device__ __forceinline__ void simulate(const System& system, C* y, C* x, C* st
         for (int j = 0; j < N; j++) total = mul_add(c.get(i * N + j), z[j], total);
 #pragma unroll
         for (int k = 0; k < INPUTS; k++) total = mul_add(d.get(i * INPUTS + k), given[k], total);
-        y[(row * length + t) * OUTPUTS + i] = total;
+        y_to[i] = total;
       }
 #pragma unroll
-      for (int i = 0; i < N; i++) x[(row * length + t) * N + i] = z[i];
+      for (int i = 0; i < N; i++) x_to[i] = z[i];
     }
 #pragma unroll
     for (int i = 0; i < N; i++) z[i] = next[i];
+  };
+
+  if constexpr (STAGED) {
+    turn.in[lane] = in, turn.out[lane] = out, turn.count[lane] = count;
+    __syncwarp();
+    constexpr int LINE = STEPS * INPUTS;
+    C ahead[LINE];
+    auto load = [&](i64 t) {
+#pragma unroll
+      for (int n = 0; n < LINE; n++) {
+        const int line = (n * 32 + lane) / LINE, at = (n * 32 + lane) % LINE;
+        if (t + at / INPUTS < turn.count[line]) ahead[n] = u[turn.in[line] + t * INPUTS + at];
+      }
+    };
+    load(0);
+#pragma unroll 1
+    for (i64 t = 0; __any_sync(~0u, t < count); t += STEPS) {
+#pragma unroll
+      for (int n = 0; n < LINE; n++) turn.u[(n * 32 + lane) / LINE][(n * 32 + lane) % LINE] = ahead[n];
+      __syncwarp();
+      load(t + STEPS);
+#pragma unroll
+      for (int s = 0; s < STEPS; s++)
+        if (t + s < count) step(turn.u[lane] + s * INPUTS, turn.y[lane] + s * OUTPUTS, turn.x[lane] + s * N);
+      __syncwarp();
+      if (WRITE) {
+        write<STEPS * OUTPUTS, OUTPUTS>(y, turn.y, turn, t, lane);
+        write<STEPS * N, N>(x, turn.x, turn, t, lane);
+        __syncwarp();
+      }
+    }
+  } else {
+#pragma unroll 2
+    for (i64 t = 0; t < count; t++) step(u + in + t * INPUTS, y + (out + t) * OUTPUTS, x + (out + t) * N);
   }
-  if (!WRITE) {
+  if (!WRITE && mine) {
 #pragma unroll
     for (int i = 0; i < N; i++) edge[i] = z[i];
   }

@@ -34,19 +34,23 @@ def engine(tmp_path_factory):
     folder, loaded = tmp_path_factory.mktemp("device_code"), {}
     cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
     cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
+    cupy.zeros, cupy.eye = (lambda *x: np.zeros(*x).view(Array)), np.eye
+    cupy.where, cupy.concatenate = np.where, np.concatenate
+    cupy.broadcast_to = np.broadcast_to
     device = types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 << 10})
     cupy.cuda = types.SimpleNamespace(Device=lambda: device)
     capture.held = lambda memory: memory
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
         patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
-        for name in ("head_layout", "delta_chunk"):
+        for name in ("head_layout", "delta_chunk", "delta_segments"):
             path = Path(_load.__file__).with_name(f"{name}.py")
             spec = importlib.util.spec_from_file_location(f"{name}_for_delta_on_cpu", path)
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
+            module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
             patch.setitem(sys.modules, f"linscan.engines.cuda.{name}", module)
-    module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
+            patch.setattr(linscan.engines.cuda, name, module, raising=False)
     return module
 
 
@@ -63,8 +67,9 @@ def run(engine, q, k, v, beta, g, S0, scale=1.0):
     lead = np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v, S0)), beta.shape[:-1])
     given = [x.view(Array) for x in (q, k, v, beta)] + [None if g is None else g[..., None].view(Array)]
     S0 = np.broadcast_to(S0, lead + S0.shape[-2:]).view(Array)
-    o, S, kept = engine.delta_rule(*given, S0, scale=scale, keep=True)
-    return o, S, engine.delta_rule_pullback(*given, kept, *cotangents(o, S), scale=scale)
+    way = engine if engine.is_long(q.shape[-2]) else engine.delta_chunk
+    o, S, kept = way.delta_rule(*given, S0, scale=scale, keep=True)
+    return o, S, way.delta_rule_pullback(*given, kept, *cotangents(o, S), scale=scale)
 
 
 def cotangents(o, S):
@@ -112,6 +117,12 @@ def test_strong_decays_and_steps_that_forget(rng, engine):
 def test_heads_share_keys_where_they_lie(rng, engine):
     q, k, v, beta, g, S0 = problem(rng, 20, 7, 24, lead=(2, 2))
     check(engine, q, k[:, :1], v[..., ::3], beta[:1], g, S0[0, ..., ::3])
+
+
+def test_segments_of_time(rng, engine, monkeypatch):
+    monkeypatch.setattr(engine, "_WHOLE", 2)
+    monkeypatch.setattr(engine, "_SEGMENT", 1)
+    check(engine, *problem(rng, 150, 9, 10))
 
 
 def test_what_is_not_finite_reaches_later_times_and_back_earlier_ones_until_it_is_forgotten(rng, engine):

@@ -25,6 +25,7 @@
 #define DECAYS 1
 #define PACKED 1
 #define KEEP 1
+#define READ 1
 #endif
 #include "delta_pass.cuh"
 
@@ -60,6 +61,7 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
       for (int m = 0; m < STEPS / 8; m += 2) {
         load_b<false>(b, stage.k, 8 * n, 8 * m, lane);
         mma_pair(e[m], e[m + 1], a, b);
+        if (!READ) continue;
         load_b<false>(b, stage.q, 8 * n, 8 * m, lane);
         mma_pair(out[m], out[m + 1], a, b);
       }
@@ -102,6 +104,7 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
     const float stays = DECAYS ? gate.start[STEPS - 1] : 1.0f;
     if (DECAYS) each(state, lane, [=](int, int, float& y) { y = times(stays, y); });
     add_steps(state, written, stage.k, lane);
+    if (!READ) return;
 #pragma unroll
     for (int i = 0; i < BLOCKS; i++)
 #pragma unroll

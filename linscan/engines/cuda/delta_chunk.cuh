@@ -5,13 +5,14 @@
 
 typedef STORAGE S;
 constexpr int THREADS = 32 * WARPS, STEPS = 64, BLOCKS = STEPS / 16, PAD = 8, WIDTH = STEPS + PAD;
-constexpr float FORGET = -88.0f;  // e^g below the smallest normal number: what was before is no more
+constexpr float FORGET = -127.0f;  // 2^g below the smallest normal number: what was before is no more
 
 struct alignas(16) Half8 { S item[8]; };
 
 enum { Q, K, V, BETA, G, STATE };  // operands of the layout; V is do backwards
 
-// Of the steps of a chunk. W are sums of g from the chunk's start, or from the last step that forgets.
+// Of the steps of a chunk. W are sums of g from the chunk's start, or from the last step that forgets; here of g / log 2,
+// for powers of two.
 struct Gates {
   float sum[STEPS], start[STEPS], end[STEPS], beta[STEPS];  // W, e^W (0 if the state is forgotten), e^(W[63] - W), beta
   int cut[STEPS];  // the last step up to here that forgets, -1 if the state before the chunk is still seen
@@ -23,14 +24,6 @@ struct Kept {
   S* steps;   // E, or Y: (row, time, value), the values a multiple of 64
   S* states;  // before every chunk, or gradients after it: (row, chunk, value, key)
   i64 wide;   // values, padded
-};
-
-// All the steps of a chunk share.
-struct Scores {
-  S reads[STEPS][WIDTH];       // scale q[t] k[s] e^(W[t] - W[s]) for s <= t
-  S erases[STEPS][WIDTH];      // -k[t] k[s] e^(W[t] - W[s]) for s < t
-  S inverse[2][STEPS][16 + PAD];  // of the diagonal blocks, and what is left of it when rounded
-  float work[BLOCKS][16][20];
 };
 
 // 16 x 16 from rows of an array [row][column]: the A of a product, or, TURNED, its transpose.
@@ -72,31 +65,33 @@ __device__ __forceinline__ void load(S (*to)[PITCH], const S* from, i64 time, in
   }
 }
 
-// Whether one of two numbers is NaN or infinite: their exponents are all ones.
-__device__ __forceinline__ bool not_finite(u32 two, bfloat16) { return ((two & 0x7f807f80u) + 0x00800080u) & 0x80008000u; }
-__device__ __forceinline__ bool not_finite(u32 two, float16) { return ((two & 0x7c007c00u) + 0x04000400u) & 0x80008000u; }
+// The highest bit of either of two numbers says whether it is NaN or infinite: its exponent is all ones.
+__device__ __forceinline__ u32 full(u32 two, bfloat16) { return (two & 0x7f807f80u) + 0x00800080u; }
+__device__ __forceinline__ u32 full(u32 two, float16) { return (two & 0x7c007c00u) + 0x04000400u; }
+__device__ __forceinline__ bool not_finite(u32 two) { return full(two, S()) & 0x80008000u; }
 
 // Marks the rows among what this thread has loaded that are not finite; returns whether there are any.
 //
 // A product multiplies what a step must not see by zero, and NaN times zero is NaN. So rows that are not finite are taken
 // out before any product, and what follows from them by the recurrence is made NaN after all of them.
 template <int WIDE, bool PACKS, int PITCH> __device__ __forceinline__ bool inspect(const S (*x)[PITCH], int* bad) {
-  bool found = false;
-  if (PACKS) {
+  struct alignas(16) Words { u32 word[4]; };
+  constexpr int PACK = PACKS ? 8 : 1, ALL = STEPS * (WIDE / PACK);
+  u32 odd = 0;
 #pragma unroll
-    for (int i = threadIdx.x; i < STEPS * (WIDE / 8); i += THREADS) {
-      struct alignas(16) Words { u32 word[4]; };
-      const Words y = *reinterpret_cast<const Words*>(&x[i / (WIDE / 8)][i % (WIDE / 8) * 8]);
-      bool odd = false;
+  for (int i = threadIdx.x; i < ALL; i += THREADS) {
+    const S* at = &x[i / (WIDE / PACK)][i % (WIDE / PACK) * PACK];
+    if (PACKS) {
+      const Words y = *reinterpret_cast<const Words*>(at);
 #pragma unroll
-      for (int j = 0; j < 4; j++) odd |= not_finite(y.word[j], S());
-      if (odd) found = true, bad[i / (WIDE / 8)] = 1;
-    }
-  } else {
-    for (int i = threadIdx.x; i < STEPS * WIDE; i += THREADS)
-      if (not_finite(x[i / WIDE][i % WIDE].bits, S())) found = true, bad[i / WIDE] = 1;
+      for (int j = 0; j < 4; j++) odd |= full(y.word[j], S());
+    } else odd |= full(at->bits, S());
   }
-  return found;
+  if (!(odd & 0x80008000u)) return false;
+  for (int i = threadIdx.x; i < ALL; i += THREADS)
+    for (int j = 0; j < PACK; j++)
+      if (not_finite(x[i / (WIDE / PACK)][i % (WIDE / PACK) * PACK + j].bits)) bad[i / (WIDE / PACK)] = 1;
+  return true;
 }
 template <int WIDE, int PITCH> __device__ __forceinline__ void clear_rows(S (*x)[PITCH], const int* bad) {
   for (int i = threadIdx.x; i < STEPS * WIDE; i += THREADS)
@@ -120,6 +115,17 @@ __device__ __forceinline__ Steep steep(const Layout& layout, const Place& place,
   return y;
 }
 
+// 2^x, zero where that is below the smallest normal number.
+__device__ __forceinline__ float power(float x) {
+#if __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
 // Sums of g over the chunk, two steps a lane; one warp. Steps beyond the end have g = 0 and beta = 0, and so have those
 // whose gates are not finite; returns whether there are any.
 __device__ __forceinline__ bool gates(Gates& to, Steep x, int lane) {
@@ -129,6 +135,7 @@ __device__ __forceinline__ bool gates(Gates& to, Steep x, int lane) {
     const bool bad = !is_finite(x.beta[i]) || !(x.g[i] <= 3.4e38f);
     to.bad[2 * lane + i] = bad;
     if (bad) found = true, x.g[i] = x.beta[i] = 0.0f;
+    x.g[i] *= 1.44269504f;
   }
   float sum[2];
   int cut[2];
@@ -158,115 +165,22 @@ __device__ __forceinline__ bool gates(Gates& to, Steep x, int lane) {
     const float w = open ? before + sum[i] : sum[i];
     const int c = open ? last : cut[i];
     to.sum[t] = w, to.cut[t] = c, to.beta[t] = x.beta[i];
-    to.start[t] = c < 0 ? expf(w) : 0.0f;
-    to.end[t] = t >= latest ? expf(total - w) : 0.0f;
+    to.start[t] = c < 0 ? power(w) : 0.0f;
+    to.end[t] = t >= latest ? power(total - w) : 0.0f;
   }
   return found;
 }
 
 // e^(W[t] - W[s]), zero where step t no longer sees step s. A sum that restarts is below any that went before.
 __device__ __forceinline__ float between(const Gates& gates, int t, int s) {
-  return !DECAYS ? 1.0f : s >= gates.cut[t] ? expf(gates.sum[t] - gates.sum[s]) : 0.0f;
+  return !DECAYS ? 1.0f : s >= gates.cut[t] ? power(gates.sum[t] - gates.sum[s]) : 0.0f;
 }
 __device__ __forceinline__ float times(float factor, float x) { return factor == 0.0f ? 0.0f : factor * x; }
-
-// The inverse of 1 + the strictly lower triangle in `work` [column][row], by substitution: a lane owns a column.
-__device__ __forceinline__ void invert(Scores& to, int block, int lane) {
-  float x[16];
-  if (lane < 16) {
-#pragma unroll
-    for (int r = 0; r < 16; r++) x[r] = r == lane ? 1.0f : 0.0f;
-#pragma unroll
-    for (int s = 0; s < 15; s++)
-#pragma unroll
-      for (int r = s + 1; r < 16; r++) x[r] = __fmaf_rn(-to.work[block][s][r], x[s], x[r]);
-#pragma unroll
-    for (int r = 0; r < 16; r++) {
-      const S rounded = Narrow<S>::of(x[r]);
-      to.inverse[0][16 * block + r][lane] = rounded;
-      to.inverse[1][16 * block + r][lane] = Narrow<S>::of(x[r] - widen(rounded));
-    }
-  }
-}
-
-// Which warp makes tile n: the first four are those that are inverted.
-__device__ __forceinline__ int owner(int n) {
-  return WARPS < 8 ? n % WARPS : n < 4 ? n : n < 16 ? 4 + n % 4 : n % 4;
-}
-
-// The scores of a chunk, 16 x 16 tile by tile. BACK decides on which side of the system beta stands: forwards
-// 1 + L beta, whose unknowns are v less what is read, backwards 1 + beta L.
-template <bool BACK, class Row>
-__device__ __forceinline__ void score(Scores& to, const Row* q, const Row* k, const Gates& gates, float scale, int warp, int lane) {
-#pragma unroll 1
-  for (int n = 0; n < 20; n++) {
-    if (owner(n) != warp) continue;
-    int i = n, j = n;
-    const bool reading = n >= 4 && n < 14;
-    if (reading) {  // (0,0), (1,0), (1,1), (2,0), …
-      const int m = n - 4;
-      i = m < 1 ? 0 : m < 3 ? 1 : m < 6 ? 2 : 3, j = m - i * (i + 1) / 2;
-    } else if (n >= 14) {
-      const int m = n - 14;
-      i = m < 1 ? 1 : m < 3 ? 2 : 3, j = m - i * (i - 1) / 2;
-    }
-    float p[4][4];
-    clear(p);
-    const Row* rows = reading ? q : k;
-#pragma unroll
-    for (int key = 0; key < KEYS; key += 16) {
-      u32 a[4], b[4];
-      load_a<false>(a, rows, 16 * i, key, lane);
-      load_b<false>(b, k, key, 16 * j, lane);
-      mma_pair(p[key / 16 % 2 * 2], p[key / 16 % 2 * 2 + 1], a, b);
-    }
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-      for (int row = 0; row < 2; row++) {
-        const int t = 16 * i + lane / 4 + 8 * row, s = 16 * j + 8 * half + lane % 4 * 2;
-        float x[2];
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          x[e] = p[half][2 * row + e] + p[half + 2][2 * row + e];
-          x[e] = s + e < t + reading ? x[e] * between(gates, t, s + e) : 0.0f;
-          if (n < 4) to.work[n][s + e - 16 * n][t - 16 * n] = x[e] * gates.beta[BACK ? t : s + e];
-          x[e] *= reading ? scale : -1.0f;
-        }
-        *reinterpret_cast<u32*>(reading ? &to.reads[t][s] : &to.erases[t][s]) = pair<S>(x[0], x[1]);
-      }
-    if (n < 4) {
-      __syncwarp();
-      invert(to, n, lane);
-    }
-  }
-}
 
 // A 16 x 16 block of numbers held as results is the left side of the next product, rounded.
 __device__ __forceinline__ void round_block(u32 (&a)[4], const float (&left)[4], const float (&right)[4]) {
   a[0] = pair<S>(left[0], left[1]), a[1] = pair<S>(left[2], left[3]);
   a[2] = pair<S>(right[0], right[1]), a[3] = pair<S>(right[2], right[3]);
-}
-
-// x times a diagonal block's inverse, or, TURNED, its transpose; both in two parts, so that little is rounded away.
-template <bool TURNED>
-__device__ __forceinline__ void solve_block(float (&left)[4], float (&right)[4], const Scores& scores, int block, int lane) {
-  u32 whole[4], rest[4], b[4];
-  round_block(whole, left, right);
-  float less[2][4];
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const u32 l = whole[i / 2], r = whole[2 + i / 2];
-    less[0][i] = left[i] - (i % 2 ? high(l, S()) : low(l, S())), less[1][i] = right[i] - (i % 2 ? high(r, S()) : low(r, S()));
-  }
-  round_block(rest, less[0], less[1]);
-#pragma unroll
-  for (int i = 0; i < 4; i++) left[i] = right[i] = 0.0f;
-  load_b<TURNED>(b, scores.inverse[1], TURNED ? 16 * block : 0, TURNED ? 0 : 16 * block, lane);
-  mma_pair(left, right, whole, b);
-  load_b<TURNED>(b, scores.inverse[0], TURNED ? 16 * block : 0, TURNED ? 0 : 16 * block, lane);
-  mma_pair(left, right, rest, b);
-  mma_pair(left, right, whole, b);
 }
 
 typedef float Steps[STEPS / 8][4];   // of a warp: 16 values by the steps, steps as columns
@@ -277,11 +191,14 @@ template <class Row> __device__ __forceinline__ void put_steps(Row* to, const St
 #pragma unroll
   for (int n = 0; n < STEPS / 8; n++)
 #pragma unroll
-    for (int i = 0; i < 4; i++) to[8 * n + lane % 4 * 2 + i % 2][column + lane / 4 + i / 2 * 8] = Narrow<S>::of(x[n][i]);
+    for (int half = 0; half < 2; half++)
+      *reinterpret_cast<u32*>(&to[8 * n + lane / 4][column + 8 * half + lane % 4 * 2]) =
+          transposed(pair<S>(x[n][2 * half], x[n][2 * half + 1]));
 }
 
 // The 16 columns of a warp, from `column` of shared rows to rows of `values` numbers at `to`, `width` of them at most.
-template <class Row> __device__ __forceinline__ void store_columns(S* to, i64 values, const Row* from, int column, int count, int width, int lane) {
+template <class Row>
+__device__ __forceinline__ void store_columns(S* to, i64 values, const Row* from, int column, int count, int width, int lane) {
   if (values % 8 == 0) {
     for (int i = lane; i < 2 * STEPS; i += 32) {
       const int t = i / 2, c = i % 2 * 8;

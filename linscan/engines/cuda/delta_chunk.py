@@ -11,7 +11,7 @@ from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.head_layout import packed, placed
 
-_STEPS, _PAD = 64, 8  # as in delta_chunk.cuh
+STEPS, _PAD = 64, 8  # as in delta_chunk.cuh
 _TILE = 64  # values are padded to a multiple of it in what is kept
 _STAGES = 3  # chunks in shared memory, at most
 _WARPS = 16  # of a block that makes the gradients of a chunk
@@ -37,68 +37,75 @@ def fits(q: Array, v: Array, g: Array | None, w: Array | None, lead: tuple[int, 
     return plain and 0 < min(sizes) and sizes[2] <= 256 and int(q.device.compute_capability) >= 80
 
 
-def delta_rule(q, k, v, beta, g, S0, *, scale: float, keep: bool) -> tuple[Array, Array, Kept | None]:
-    """See `linscan.ops.delta_rule`; k as it came, g (…, T, 1) or None, S0 with all leading axes."""
-    with q.device:
-        call = _Call(q, k, v, beta, g, S0)
-        o, S = cupy.empty((*call.lead, *v.shape[-2:]), q.dtype), cupy.empty(S0.shape, np.float32)
-        kept = call.kept() if keep else None
-        call.along("forwards", kept, (*call.inputs, call.first, o, S), scale)
-    return o, S, None if kept is None else Kept(*map(held, kept))
+def delta_rule(
+    q, k, v, beta, g, S0, *, scale: float, keep: bool, read: bool = True
+) -> tuple[Array, Array, Kept | None]:
+    """See `linscan.ops.delta_rule`; k as it came, g (…, T, 1) or None, S0 with all leading axes.
+
+    Without `read` only the final state is made.
+    """
+    call = Call(q, k, v, beta, g, S0)
+    o, S = cupy.empty((*call.lead, *v.shape[-2:]) if read else 0, q.dtype), cupy.empty(S0.shape, np.float32)
+    kept = call.kept() if keep else None
+    call.along("forwards", kept, (*call.inputs, call.first, o, S), scale, [("KEEP", int(keep)), ("READ", int(read))])
+    return o, S, kept
 
 
 def delta_rule_pullback(q, k, v, beta, g, kept: Kept, do, dS, *, scale: float) -> tuple[Array | None, ...]:
     """The gradients of q, k, v, beta, g and S0, with the leading axes of dS."""
-    with q.device:
-        call = _Call(q, k, do, beta, g, dS)
-        dS0, back = cupy.empty(dS.shape, np.float32), call.kept()
-        call.along("backwards", back, (*call.inputs, call.first, dS0), scale)
-        dq, dk = (cupy.empty((*call.lead, *q.shape[-2:]), q.dtype) for _ in range(2))
-        dv = cupy.empty((*call.lead, *v.shape[-2:]), q.dtype)
-        dbeta, dg = (cupy.empty((*call.lead, q.shape[-2]), np.float32) for _ in range(2))
-        call.gradients((*call.inputs, kept.struct(), back.struct(), dq, dk, dv, dbeta, dg), scale)
-    return dq, dk, dv, dbeta, None if g is None else dg[..., None], dS0
+    call = Call(q, k, do, beta, g, dS)
+    back = call.kept()
+    dS0 = call.backwards(back, scale)
+    return *call.gradients(kept, back, scale), dS0
 
 
-class _Call:
+class Call:
     """The arrays of one call where they lie, and the launches on them."""
 
     def __init__(self, q, k, v, beta, g, S):
         self.lead, self.length, self.keys, self.values = S.shape[:-2], q.shape[-2], q.shape[-1], v.shape[-1]
         beta = beta.astype(np.float32, copy=False)[..., None]
         (*self.inputs, self.first), self.struct = placed(self.lead, self.length, (q, k, v, beta, g, S), 1)
-        self.rows, self.chunks = math.prod(self.lead), -(-self.length // _STEPS)
+        self.rows, self.chunks = math.prod(self.lead), -(-self.length // STEPS)
         self.wide_keys, self.wide = -(-self.keys // 64) * 64, -(-self.values // _TILE) * _TILE
         aligned = all(map(packed, self.inputs[:3]))
         self.macros = [("KEYS", self.wide_keys), ("DECAYS", int(g is not None)), ("PACKED", int(aligned))]
 
     def kept(self) -> Kept:
-        dtype = self.inputs[0].dtype
-        steps = cupy.empty((self.rows, self.length, self.wide), dtype)
-        return Kept(steps, cupy.empty((self.rows, self.chunks, self.wide, self.wide_keys), dtype))
+        dtype, steps = self.inputs[0].dtype, (self.rows, self.length, self.wide)
+        states = (self.rows, self.chunks, self.wide, self.wide_keys)
+        return Kept(held(cupy.empty(steps, dtype)), held(cupy.empty(states, dtype)))
 
-    def along(self, name: str, kept: Kept | None, arguments: tuple[Any, ...], scale: float) -> None:
+    def backwards(self, kept: Kept | None, scale: float) -> Array:
+        """The gradient of the state before the first step; v are the gradients of the outputs."""
+        dS0 = cupy.empty((*self.lead, self.keys, self.values), np.float32)
+        self.along("backwards", kept, (*self.inputs, self.first, dS0), scale, [("READ", 1)])
+        return dS0
+
+    def along(self, name: str, kept: Kept | None, arguments: tuple[Any, ...], scale: float, macros: list[Any]) -> None:
         """Through all chunks, one block for each row and 128 or 64 of its values."""
         warps = 8 if self.values > 64 and self.rows * -(-self.values // 128) > _FEW else 4
         limit = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
         stages = max(n for n in range(1, _STAGES + 1) if n == 1 or _shared(self.wide_keys, warps, n) <= limit)
         source = "delta_chunk.cu" if name == "forwards" else "delta_chunk_flow.cu"
-        macros = [("WARPS", warps), ("STAGES", stages)]
-        macros += [("KEEP", int(kept is not None))] if name == "forwards" else []
         struct = np.zeros(1, f"V{_KEPT.itemsize}") if kept is None else kept.struct()
-        blocks = self.rows * -(-self.values // (16 * warps))
-        sizes = (self.keys, self.values, np.float32(scale), struct)
-        shared = _shared(self.wide_keys, warps, stages)
-        self.launch(source, name, macros, blocks, 32 * warps, arguments + sizes, shared)
-
-    def gradients(self, arguments: tuple[Any, ...], scale: float) -> None:
-        """Of every chunk by itself."""
-        tiles, sums = 3 * (_STEPS + _PAD) + 4 * (self.wide_keys + _PAD), (_WARPS + 6 + 4) * _STEPS + _WARPS
-        threads, shared = 32 * _WARPS, 2 * _STEPS * tiles + 4 * sums
-        arguments += self.keys, self.values, np.float32(scale)
+        blocks, shared = self.rows * -(-self.values // (16 * warps)), _shared(self.wide_keys, warps, stages)
+        arguments += self.keys, self.values, np.float32(scale), struct
         self.launch(
-            "delta_chunk_back.cu", "gradients", [("WARPS", _WARPS)], self.rows * self.chunks, threads, arguments, shared
+            source, name, [("WARPS", warps), ("STAGES", stages), *macros], blocks, 32 * warps, arguments, shared
         )
+
+    def gradients(self, forth: Kept, back: Kept, scale: float) -> tuple[Array | None, ...]:
+        """Those of q, k, v, beta and g, of every chunk by itself."""
+        dtype, steps = self.inputs[0].dtype, (*self.lead, self.length)
+        dq, dk, dv = (cupy.empty((*steps, n), dtype) for n in (self.keys, self.keys, self.values))
+        dbeta, dg = (cupy.empty(steps, np.float32) for _ in range(2))
+        tiles, sums = 3 * (STEPS + _PAD) + 4 * (self.wide_keys + _PAD), (_WARPS + 6 + 4) * STEPS + _WARPS
+        arguments = (*self.inputs, forth.struct(), back.struct(), dq, dk, dv, dbeta, dg)
+        arguments += self.keys, self.values, np.float32(scale)
+        blocks, shared = self.rows * self.chunks, 2 * STEPS * tiles + 4 * sums
+        self.launch("delta_chunk_back.cu", "gradients", [("WARPS", _WARPS)], blocks, 32 * _WARPS, arguments, shared)
+        return dq, dk, dv, dbeta, None if self.inputs[4] is None else dg[..., None]
 
     def launch(self, source, name, macros, blocks, threads, arguments, shared) -> None:
         code = kernel(source, name, self.inputs[0].dtype.name, *self.macros, *macros)
@@ -109,6 +116,6 @@ class _Call:
 
 def _shared(keys: int, warps: int, stages: int) -> int:
     """Bytes of the struct ``Shared`` of delta_pass.cuh."""
-    stage, turns = 2 * _STEPS * (2 * (keys + _PAD) + 16 * warps + _PAD), 2 if stages == 3 else 1
-    scores = 2 * _STEPS * (2 * (_STEPS + _PAD) + 2 * (16 + _PAD)) + 4 * _STEPS * 20
-    return stages * stage + turns * scores + (3 * 6 + 1 + turns) * 4 * _STEPS
+    stage, turns = 2 * STEPS * (2 * (keys + _PAD) + 16 * warps + _PAD), 2 if stages == 3 else 1
+    scores = 2 * STEPS * (2 * (STEPS + _PAD) + 2 * (16 + _PAD)) + 4 * STEPS * 20
+    return stages * stage + turns * scores + (3 * 6 + 1 + turns) * 4 * STEPS

@@ -13,9 +13,9 @@
 #ifndef STORAGE
 #define STORAGE bfloat16
 #define KEYS 128
+#define WARPS 16
 #define DECAYS 1
 #define PACKED 1
-#define WARPS 16
 #endif
 #include "delta_chunk.cuh"
 
@@ -106,14 +106,15 @@ __device__ __forceinline__ float weigh(Shared& shared, S* dv, i64 values, int co
   float sum = 0.0f;
 #pragma unroll
   for (int j = 0; j < STEPS / QUARTERS; j += 8) {
-    Half8 e = *reinterpret_cast<const Half8*>(&shared.e[t][c + j]), y = *reinterpret_cast<const Half8*>(&shared.y[t][c + j]);
+    u32 *errors = reinterpret_cast<u32*>(&shared.e[t][c + j]), *flows = reinterpret_cast<u32*>(&shared.y[t][c + j]);
+    Half8 y;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      const float error = widen(e.item[i]), flow = widen(y.item[i]);
-      sum = __fmaf_rn(error, flow, sum);
-      e.item[i] = Narrow<S>::of(beta * error), y.item[i] = Narrow<S>::of(beta * flow);
+    for (int i = 0; i < 4; i++) {
+      const u32 e = errors[i], f = flows[i];
+      sum = __fmaf_rn(low(e, S()), low(f, S()), sum), sum = __fmaf_rn(high(e, S()), high(f, S()), sum);
+      errors[i] = pair<S>(beta * low(e, S()), beta * high(e, S()));
+      flows[i] = reinterpret_cast<u32*>(&y)[i] = pair<S>(beta * low(f, S()), beta * high(f, S()));
     }
-    *reinterpret_cast<Half8*>(&shared.e[t][c + j]) = e, *reinterpret_cast<Half8*>(&shared.y[t][c + j]) = y;
     if (t >= count) continue;
     if (bad)
 #pragma unroll
@@ -173,8 +174,8 @@ __device__ __forceinline__ void take_out(Shared& shared) {
     S *rows[2] = {&shared.q[i / KEYS][i % KEYS], &shared.k[i / KEYS][i % KEYS]};
     S *states[2] = {&shared.state[i / KEYS][i % KEYS], &shared.after[i / KEYS][i % KEYS]};
     for (int j = 0; j < 2; j++) {
-      if (not_finite(rows[j]->bits, S())) *rows[j] = Narrow<S>::of(0.0f);
-      if (not_finite(states[j]->bits, S())) *states[j] = Narrow<S>::of(0.0f);
+      if (not_finite(rows[j]->bits)) *rows[j] = Narrow<S>::of(0.0f);
+      if (not_finite(states[j]->bits)) *states[j] = Narrow<S>::of(0.0f);
     }
   }
   __syncthreads();

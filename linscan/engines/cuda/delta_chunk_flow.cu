@@ -6,6 +6,7 @@
 #define STAGES 3
 #define DECAYS 1
 #define PACKED 1
+#define READ 1
 #endif
 #include "delta_pass.cuh"
 

@@ -1,7 +1,7 @@
 // A pass of the delta rule through the chunks of a head, forwards or backwards: what is loaded, and made ready ahead of
 // the warps that carry the state. See delta_chunk.cu.
 #pragma once
-#include "delta_chunk.cuh"
+#include "delta_scores.cuh"
 
 constexpr int VALUES = 16 * WARPS;
 constexpr bool AHEAD = STAGES == 3;  // the scores of a chunk are made beside the work on the one before
@@ -49,7 +49,7 @@ template <bool BACK> __device__ __forceinline__ void fetch(Shared& shared, const
   const i64 t = chunk_of<BACK>(x, n) * STEPS, step_q = layout.operand[Q].time, step_k = layout.operand[K].time;
   const i64 step_v = layout.operand[V].time;
   const int count = at_most_steps(layout.length - t), width = at_most_values(from.values - x.column);
-  load<KEYS, PACKED>(to.q, from.q + x.place.at[Q] + t * step_q, step_q, count, from.keys);
+  if (READ) load<KEYS, PACKED>(to.q, from.q + x.place.at[Q] + t * step_q, step_q, count, from.keys);
   load<KEYS, PACKED>(to.k, from.k + x.place.at[K] + t * step_k, step_k, count, from.keys);
   load<VALUES, PACKED>(to.v, from.v + x.place.at[V] + x.column + t * step_v, step_v, count, width);
   commit();
@@ -155,7 +155,8 @@ __device__ __forceinline__ Turn ready(Shared& shared, const Layout& layout, cons
 
 // Goes through the chunks: work(n, turn) is done on each. Returns whether the last state is not finite.
 template <bool BACK, class Work>
-__device__ __forceinline__ bool walk(Shared& shared, const Layout& layout, const Spot& x, const Arrays& from, bool lost, bool odd, Work work) {
+__device__ __forceinline__ bool walk(Shared& shared, const Layout& layout, const Spot& x, const Arrays& from, bool lost, bool odd,
+                                     Work work) {
   Turn next = {false, lost, lost}, turn = next;
   if (AHEAD) next = ready<BACK>(shared, layout, x, from, 0, lost, odd);
 #pragma unroll 1

@@ -1,6 +1,6 @@
 """The delta rule on the GPU: on tensor cores where they take it, else as `dplr_attention`."""
 
-from linscan.engines.cuda import delta_chunk
+from linscan.engines.cuda import delta_chunk, delta_segments
 from linscan.engines.cuda.dplr_attention import dplr_attention, dplr_attention_pullback
 from linscan.engines.cuda.recurrent_step import delta_rule_step
 from linscan.engines.delta_terms import by_terms
@@ -13,13 +13,17 @@ _by_terms, _by_terms_pullback = by_terms(dplr_attention, dplr_attention_pullback
 def delta_rule(q, k, v, beta, g, w, reset, S0, *, scale, keep, workers):
     """See `linscan.ops.delta_rule`; also returns, if `keep`, what the pullback needs."""
     if delta_chunk.fits(q, v, g, w, S0.shape[:-2], scale):
-        return delta_chunk.delta_rule(q, k, v, beta, g, S0, scale=scale, keep=keep)
+        way = delta_segments if delta_segments.is_long(q.shape[-2]) else delta_chunk
+        with q.device:
+            return way.delta_rule(q, k, v, beta, g, S0, scale=scale, keep=keep)
     return _by_terms(q, k, v, beta, g, w, reset, S0, scale=scale, keep=keep, workers=workers)
 
 
 def delta_rule_pullback(q, k, v, beta, g, w, reset, states, do, dS, *, scale, workers):
     """See `linscan.ops.delta_rule.delta_rule_vjp`; the gradients of all arguments but `reset`, S0's last."""
-    if isinstance(states, delta_chunk.Kept):
-        *found, dS0 = delta_chunk.delta_rule_pullback(q, k, v, beta, g, states, do, dS, scale=scale)
+    if isinstance(states, delta_chunk.Kept | delta_segments.Cut):
+        way = delta_chunk if isinstance(states, delta_chunk.Kept) else delta_segments
+        with q.device:
+            *found, dS0 = way.delta_rule_pullback(q, k, v, beta, g, states, do, dS, scale=scale)
         return *found, None, dS0
     return _by_terms_pullback(q, k, v, beta, g, w, reset, states, do, dS, scale=scale, workers=workers)

@@ -81,11 +81,11 @@ class Block(Layer):
         """See `Layer`; the state is the layer's."""
         rng = training.rng if training else None
         first, last = (self.norm, "none") if self.prenorm else ("none", self.norm)
-        n, back1 = norm_vjp(first, params["norm"], u, training)
+        n, back1 = norm_vjp(first, params.get("norm", {}), u, training)
         (x, final), back2 = self.layer.apply_vjp(params["layer"], n, state, reset=reset, training=training)
         m, back3 = self._gated(params, x, rng)
         m, back4 = dropout_vjp(m, self.dropout, rng, tied=self.tied)
-        y, back5 = norm_vjp(last, params["norm"], u + m, training)
+        y, back5 = norm_vjp(last, params.get("norm", {}), u + m, training)
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             dsum, dlast = back5(cotangent("Block", "dy", dy, y))
@@ -118,8 +118,8 @@ class Block(Layer):
     def step(self, params: Params, u: Array, state: State) -> tuple[Array, State]:
         """One time of u, (…, D)."""
         first, last = (self.norm, "none") if self.prenorm else ("none", self.norm)
-        x, state = self.layer.step(params["layer"], norm_vjp(first, params["norm"], u, None)[0], state)
-        return norm_vjp(last, params["norm"], u + self._gated(params, x, None)[0], None)[0], state
+        x, state = self.layer.step(params["layer"], norm_vjp(first, params.get("norm", {}), u, None)[0], state)
+        return norm_vjp(last, params.get("norm", {}), u + self._gated(params, x, None)[0], None)[0], state
 
 
 def init_dense(rng: np.random.Generator, rows: int, columns: int, dtype: Any) -> Params:

@@ -95,7 +95,7 @@ class Stack(Layer):
             name = f"block{i}"
             before = state[name] if isinstance(state, dict) else state
             (x, finals[name]), backs[name] = block.apply_vjp(params[name], x, before, reset=reset, training=training)
-        x, back_norm = norm_vjp(self._norm, params["norm"], x, training)
+        x, back_norm = norm_vjp(self._norm, params.get("norm", {}), x, training)
         p, back_pool = self._pooled(x, lengths)
         y, back_out = dense_vjp(p, params["head"]["w"], params["head"]["b"])
 
@@ -119,7 +119,7 @@ class Stack(Layer):
         for i, block in enumerate(self.blocks):
             name = f"block{i}"
             x, finals[name] = block.step(params[name], x, state[name] if isinstance(state, dict) else state)
-        x = norm_vjp(self._norm, params["norm"], x, None)[0]
+        x = norm_vjp(self._norm, params.get("norm", {}), x, None)[0]
         return dense(x, params["head"]["w"], params["head"]["b"]), finals
 
     @property

@@ -16,6 +16,7 @@ from linscan.train.evaluate import evaluate, loss_vjp
 from linscan.train.interrupt import interruptible
 from linscan.train.log import Log
 from linscan.train.optimisers import global_norm
+from linscan.train.packed import Packed
 from linscan.train.settings import Settings
 from linscan.train.storage import flatten, nested, save
 
@@ -110,11 +111,12 @@ class _Run:
             if resume and (self.folder / NAME).exists():
                 params, moments, self.now = read_checkpoint(self.folder / NAME, self.who)
         self.xp = places.library(device)
-        self.params = places.move(params, self.xp)
-        self.flat = flatten(self.params)
-        self.moments = settings.optimiser.start(self.flat)
+        self.packed = Packed(flatten(places.move(params, self.xp)), settings.optimiser.kind)
+        self.params = nested(self.packed.arrays)
+        self.moments = settings.optimiser.start(self.packed.rows)
         if moments is not None:
-            self.moments |= {slot: flatten(places.move(tree, self.xp)) for slot, tree in moments.items()}
+            given = {slot: flatten(places.move(tree, self.xp)) for slot, tree in moments.items()}
+            self.moments |= {slot: self.packed.gather(flat) for slot, flat in given.items()}
 
     def some_steps(self, log: Log, interrupted: Callable[[], bool]) -> None:
         """Train until the next evaluation is made, or Ctrl-C."""
@@ -145,8 +147,9 @@ class _Run:
             options = {name: batch[name] for name in ("reset", "lengths") if name in batch}
             (y, _), back = self.model.apply_vjp(self.params, batch["u"], training=training, **options)
             loss, back_loss = loss_vjp(s.loss, y, batch)
-            dparams = flatten(back(back_loss(loss.dtype.type(now.scale / s.accumulate)))[0])
-            grads = dparams if grads is None else {name: g + grads[name] for name, g in dparams.items()}
+            dparams = back(back_loss(loss.dtype.type(now.scale / s.accumulate)))[0]
+            rows = self.packed.gather(flatten(dparams))
+            grads = rows if grads is None else {name: g + grads[name] for name, g in rows.items()}
             total += float(loss) / s.accumulate
             trainings.append(training)
         self._update(total, grads or {}, trainings)
@@ -162,9 +165,9 @@ class _Run:
             self._diverged(loss, grads)
         down = min(1.0, s.clip / norm) if s.clip and norm else 1.0
         if down / now.scale != 1:
-            grads = {name: g * g.real.dtype.type(down / now.scale) for name, g in grads.items()}
+            grads = {name: g * g.dtype.type(down / now.scale) for name, g in grads.items()}
         now.step += 1
-        s.optimiser.update(self.flat, grads, self.moments, now.step, s.schedule.factor(now.step, now.schedule))
+        s.optimiser.update(self.packed.rows, grads, self.moments, now.step, s.schedule.factor(now.step, now.schedule))
         for training in trainings:
             training.update()
         now.loss, now.counted, now.clean = now.loss + loss, now.counted + 1, now.clean + 1
@@ -172,14 +175,17 @@ class _Run:
             now.scale *= 2
 
     def _diverged(self, loss: float, grads: dict[str, Any]) -> None:
-        bad = next((f"the gradient of {n}" for n, g in grads.items() if not self.xp.isfinite(g).all()), "the loss")
-        bad = next((n for n, x in self.flat.items() if not self.xp.isfinite(x).all()), bad)
+        spoilt = [f"the gradient of {n}" for n, g in self.packed.split(grads).items() if not self._finite(g)]
+        bad = next((n for n, x in self.packed.arrays.items() if not self._finite(x)), [*spoilt, "the loss"][0])
         where = ""
         if self.folder is not None:
             path = self.folder / "diverged.safetensors"
             write_checkpoint(path, self.who, self.params, self._moments(), self.now)
             where = f"; the state before it is in {path}"
         raise Diverged(f"fit: step {self.now.step + 1}: the loss is {loss:g}, and {bad} is not finite{where}")
+
+    def _finite(self, x: Any) -> bool:
+        return bool(self.xp.isfinite(x).all())
 
     def _judge(self, loss: float) -> None:
         now, s = self.now, self.settings
@@ -200,4 +206,4 @@ class _Run:
             save(self.folder / "last.safetensors", self.params)
 
     def _moments(self) -> dict[str, Any]:
-        return {slot: nested(flat) for slot, flat in self.moments.items()}
+        return {slot: nested(self.packed.split(rows)) for slot, rows in self.moments.items()}

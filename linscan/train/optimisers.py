@@ -45,6 +45,13 @@ class _Optimiser:
 
     slots: tuple[str, ...] = ()
 
+    def kind(self, name: str) -> Group | None:
+        """How the parameter `name` is treated; None if it is not trained."""
+        last = name.rsplit(".", 1)[-1]
+        if last in _FIXED:
+            return None
+        return next((g for g in self.groups if last in g.names), Group((), None, self.decay))
+
     def start(self, params: dict[str, Array]) -> dict[str, dict[str, Array]]:
         """Zeroed moments by slot and parameter."""
         return {slot: {n: _arrays.namespace(x).zeros_like(x) for n, x in params.items()} for slot in self.slots}
@@ -54,10 +61,9 @@ class _Optimiser:
     ) -> None:
         """One step, the first of which is 1, in place; the learning rates are multiplied by `factor`."""
         for name, x in params.items():
-            last = name.rsplit(".", 1)[-1]
-            if last in _FIXED:
+            group = self.kind(name)
+            if group is None:
                 continue
-            group = next((g for g in self.groups if last in g.names), Group((), None, self.decay))
             rate = factor * (self.rate if group.rate is None else group.rate)
             xp = _arrays.namespace(x)
             real = _arrays.real_dtype(x.dtype)
@@ -123,8 +129,9 @@ class SGD(_Optimiser):
 
 def global_norm(grads: dict[str, Array]) -> Any:
     """The norm of all gradients together, as an array of no axes where they live."""
-    return sum(((abs(g.astype(_wide(g), copy=False)) ** 2).sum() for g in grads.values()), 0.0) ** 0.5
+    return sum((_square(g.astype(_arrays.accum_dtype(g.dtype), copy=False)) for g in grads.values()), 0.0) ** 0.5
 
 
-def _wide(g: Array) -> Any:
-    return _arrays.accum_dtype(g.dtype)
+def _square(g: Array) -> Any:
+    g = g.reshape(-1)
+    return _arrays.namespace(g).vdot(g, g).real

@@ -8,6 +8,7 @@ import pytest
 
 from linscan.train import SGD, Adam, AdamW, BadFile, Group, load, save
 from linscan.train.optimisers import global_norm
+from linscan.train.packed import Packed
 from tests.conftest import DTYPES, random
 from tests.tolerances import assert_close
 
@@ -84,3 +85,21 @@ def test_files_that_are_no_parameters_are_refused(tmp_path):
     with pytest.raises(TypeError, match="save: x has dtype <U1, which safetensors does not have"):
         save(tmp_path / "x", {"x": np.array(["a"])})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_packed_arrays_are_views_of_a_few_rows(rng):
+    shapes = {"a.w": (3, 2), "a.log_dt": (5,), "b.C": (2, 2), "b.w": (0, 3), "c.D": ()}
+    kinds = {"b.C": "complex64", "c.D": "float64"}
+    arrays = {name: random(rng, shape, kinds.get(name, "float32")) for name, shape in shapes.items()}
+    packed = Packed(arrays, AdamW().kind)
+    assert list(packed.rows) == ["a.w", "a.log_dt", "c.D"]  # a row for each treatment and precision
+    assert list(packed.arrays) == list(arrays)
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(packed.arrays[name], x)
+        assert (packed.arrays[name].shape, packed.arrays[name].dtype) == (x.shape, x.dtype)
+        assert not x.size or packed.arrays[name].ctypes.data % 16 == packed.rows["a.w"].ctypes.data % 16
+    for row in packed.rows.values():
+        row *= 2
+    for name, x in packed.split(packed.gather(packed.arrays)).items():
+        np.testing.assert_array_equal(x, 2 * arrays[name])
+    assert not np.shares_memory(packed.gather(arrays)["a.w"], packed.rows["a.w"])

@@ -1,0 +1,60 @@
+"""Parameters in a few long arrays: an optimiser's step then costs a few launches, however many parameters there are."""
+
+import math
+from collections.abc import Callable, Hashable
+
+from linscan import _arrays
+from linscan._arrays import Array
+
+_ALIGNED = 64  # numbers: every parameter starts where any kernel may read at its widest
+
+
+class Packed:
+    """Arrays by name, moved into one array of real numbers for every kind of them and precision.
+
+    Parameters
+    ----------
+    arrays : dict of str to array
+    kind : callable
+        Of a name; arrays of one kind are treated alike.
+
+    Attributes
+    ----------
+    arrays : dict of str to array
+        The same, as views.
+    rows : dict of str to array, one axis
+        What they are views of, under the name of the first of each.
+    """
+
+    def __init__(self, arrays: dict[str, Array], kind: Callable[[str], Hashable]) -> None:
+        groups: dict[Hashable, list[str]] = {}
+        for name, x in arrays.items():
+            groups.setdefault((kind(name), _arrays.real_dtype(x.dtype)), []).append(name)
+        self._names = {names[0]: names for names in groups.values()}
+        self._like = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+        self.rows = self.gather(arrays)
+        self.arrays = self.split(self.rows)
+
+    def gather(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """Copies of other arrays of the same names and shapes, in rows like these."""
+        rows = {}
+        for first, names in self._names.items():
+            xp = _arrays.namespace(arrays[first])
+            zeros = xp.zeros(_ALIGNED, _arrays.real_dtype(self._like[first][1]))
+            parts = []
+            for name in names:
+                part = xp.ascontiguousarray(arrays[name], self._like[name][1]).reshape(-1).view(zeros.dtype)
+                parts += [part, zeros[: -part.size % _ALIGNED]]
+            rows[first] = xp.concatenate(parts)
+        return rows
+
+    def split(self, rows: dict[str, Array]) -> dict[str, Array]:
+        """Views of rows by name, in the order the arrays had."""
+        found, at = {}, dict.fromkeys(self._names, 0)
+        place = {name: first for first, names in self._names.items() for name in names}
+        for name, (shape, dtype) in self._like.items():
+            first = place[name]
+            size = math.prod(shape) * (2 if dtype.kind == "c" else 1)
+            found[name] = rows[first][at[first] : at[first] + size].view(dtype).reshape(shape)
+            at[first] += -(-size // _ALIGNED) * _ALIGNED
+        return found

@@ -7,15 +7,19 @@
 //   o = S^T q                         AFTER
 //
 // linear_attention, delta_rule and dplr_attention are such passes, and so is each of their gradients, with time backwards
-// or with S transposed (recurrent.py lists them). No gradient divides by a decay or takes a state back a step.
+// or with S transposed (recurrent.py lists them).
 //
 // A block owns a tile of columns of one head for all steps, a thread PER rows of COLUMNS columns in registers. LANES
 // neighbouring lanes share columns and add up what they read by shuffles in a fixed order. Vectors come through shared
-// memory, DEPTH steps at a time, the next ones being on their way; a column's bits depend on the number of rows alone.
-// Every pass moves its vectors once for each tile of columns, outputs once, and no state but the first and the last.
+// memory, DEPTH steps at a time, the next ones being on their way; a head's bits do not depend on the other heads. Every
+// pass moves its vectors once for each tile of columns, outputs once, and no state but the first and the last.
 //
-// Where a decay is zero, what was before is forgotten, NaN and inf included: steps of a tile with such a decay look at
-// each. KEEP: the states after every EVERY steps are written, or multiplied with those that were.
+// Decays take no multiplication of the state at each step: with P their product since the tile began, X = S / P is what
+// the registers hold, q P reads it and w / P is written, and it is multiplied with P when the tile ends. All that P
+// changes is the exponent, by 2^60 at most: tiles with a decay too far from 1 are done by the loop as it stands above. So
+// are those with a decay of zero, which forgets what was before, NaN and inf included.
+//
+// KEEP: the states after every EVERY steps are written, or multiplied with those that were.
 #ifndef STORAGE  // the launcher's macros, as the tests compile them
 #define STORAGE float
 #define LANES 16
@@ -33,117 +37,7 @@
 #define KEEP 0
 #define PACKED 1
 #endif
-#include "recurrent.cuh"
-
-typedef C State[PER][COLUMNS];
-
-// What a block works on, its arguments apart.
-struct Spot {
-  i64 head, tile;
-  int lane, column, share, writes;  // row lane; first column in the tile; which of the sums are this lane's, if it writes
-};
-
-__device__ __forceinline__ Spot spot(const Problem& p) {
-  Spot x;
-  const i64 tiles = (p.columns + TILE - 1) / TILE;
-  x.head = blockIdx.x / tiles, x.tile = blockIdx.x % tiles;
-  x.lane = threadIdx.x % LANES, x.column = threadIdx.x / LANES * COLUMNS;
-  x.share = 0;
-  int left = LANES;
-#pragma unroll
-  for (int n = COLUMNS / 2; n > 0; n /= 2)
-    if (left > 1) left /= 2, x.share += x.lane & left ? n : 0;
-  x.writes = x.lane % left == 0;
-  return x;
-}
-
-__device__ __forceinline__ int row_of(const Spot& x, int i) { return 4 * (x.lane + i / 4 * LANES) + i % 4; }
-
-// Calls f(row, column, number) for each of this thread's that the state has.
-template <class F> __device__ __forceinline__ void each(State& state, const Problem& p, const Spot& x, F f) {
-#pragma unroll
-  for (int i = 0; i < PER; i++)
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++) {
-      const i64 row = row_of(x, i), column = x.tile * TILE + x.column + c;
-      if (row < p.rows && column < p.columns) f(row, column, state[i][c]);
-    }
-}
-
-// The sums over lanes of COLUMNS numbers each; afterwards a lane has SHARE of them, which begin at its `share`.
-template <int N, int BY> __device__ __forceinline__ void sum_rows(C (&y)[COLUMNS]) {
-  if constexpr (BY > 0) {
-    if constexpr (N > 1) {
-      const bool upper = threadIdx.x & BY;
-#pragma unroll
-      for (int i = 0; i < N / 2; i++) {
-        const C mine = upper ? y[i + N / 2] : y[i], other = upper ? y[i] : y[i + N / 2];
-        y[i] = add(mine, shuffle_xor(other, BY));
-      }
-    } else {
-      y[0] = add(y[0], shuffle_xor(y[0], BY));
-    }
-    sum_rows<(N > 1 ? N / 2 : 1), BY / 2>(y);
-  }
-}
-template <int N, int BY> __device__ __forceinline__ void all_columns(C (&y)[COLUMNS]) {  // and back: to every lane, all
-  if constexpr (BY > 0 && N > 1) {
-    all_columns<N / 2, BY / 2>(y);
-    const bool upper = threadIdx.x & BY;
-#pragma unroll
-    for (int i = 0; i < N / 2; i++) {
-      const C own = y[i], other = shuffle_xor(own, BY);
-      y[i] = upper ? other : own, y[i + N / 2] = upper ? own : other;
-    }
-  }
-}
-
-// One output: where this lane's share of it goes next, if it has one.
-struct Out {
-  C* to;
-  i64 time;
-  int width;  // numbers of it
-
-  __device__ __forceinline__ Out(const Problem& p, const Spot& x, int n) {
-    const i64 column = x.tile * TILE + x.column + x.share;
-    const bool there = p.out[n].at && x.writes && column < p.columns;
-    to = there ? locate<C>(p.out[n], p, x.head) + column : nullptr;
-    time = p.out[n].time, width = !there ? 0 : p.columns - column < SHARE ? static_cast<int>(p.columns - column) : SHARE;
-  }
-  __device__ __forceinline__ void put(const C (&y)[COLUMNS], R scale) {
-#pragma unroll
-    for (int i = 0; i < SHARE; i++) {
-      const C x = mul(scale, y[i]);
-      if (i < width) to[i] = x;
-    }
-    to += time;
-  }
-};
-
-// Rows or columns with a decay of zero; with LOST, those of them that are not read or written on either.
-template <bool LOST> __device__ __forceinline__ void forget(State& state, const Problem& p, const Spot& x, const Tile& tile, const Decays& decays, int t) {
-  const C zero = Number<C>::make(0);
-#pragma unroll
-  for (int i = 0; i < PER; i++)
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++) {
-      const int row = row_of(x, i), column = x.column + c;
-      const R e = decays.each[t][DECAY == BY_ROW ? row : DECAY == BY_COLUMN ? column : 0];
-      bool gone = e == 0;
-      if (LOST) gone = gone && is_zero(FEED ? tile.row[ERASED][t][row] : tile.column[NCOLUMNS - 1][t][column]);
-      if (gone || row >= p.rows) state[i][c] = zero;
-    }
-}
-
-// This lane's share of what a state was read for that should have been decayed until then, or the inverse of that.
-__device__ __forceinline__ void scaled(C (&y)[COLUMNS], const Spot& x, const Decays& decays, int t, bool inverse) {
-  if (DECAY != BY_STEP && DECAY != BY_COLUMN) return;
-#pragma unroll
-  for (int i = 0; i < SHARE; i++) {
-    const R factor = decays.until(t, x.column + x.share + i);
-    y[i] = mul(inverse ? reciprocal(factor) : factor, y[i]);
-  }
-}
+#include "recurrent_state.cuh"
 
 template <bool CAREFUL>
 __device__ __forceinline__ void step(State& state, const Problem& p, const Spot& x, const Tile& tile, const Decays& decays, int t,
@@ -214,20 +108,6 @@ __device__ __forceinline__ void step(State& state, const Problem& p, const Spot&
     sum_rows<COLUMNS, LANES / 2>(y[n]);
     if (!CAREFUL) scaled(y[n], x, decays, n < READS ? t - 1 : t, false);
     out[n].put(y[n], n < READS ? R(1) : scale);
-  }
-}
-
-// By all decays of a tile at once.
-__device__ __forceinline__ void decayed(State& state, const Spot& x, const Decays& decays) {
-  R by_column[COLUMNS], by_row[4];
-  if (DECAY == BY_COLUMN) take<COLUMNS>(by_column, &decays.all[DEPTH - 1][DECAY == BY_COLUMN ? x.column : 0]);
-  if (DECAY == BY_STEP) by_row[0] = decays.all[DEPTH - 1][0];
-#pragma unroll
-  for (int i = 0; i < PER; i++) {
-    if (DECAY == BY_ROW && i % 4 == 0) take<4>(by_row, &decays.all[DEPTH - 1][DECAY == BY_ROW ? row_of(x, i) : 0]);
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++)
-      state[i][c] = mul(DECAY == BY_COLUMN ? by_column[c] : by_row[DECAY == BY_ROW ? i % 4 : 0], state[i][c]);
   }
 }
 

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from linscan import short_conv_vjp
 from linscan._arrays import Array, check_choice, cotangent, namespace, sum_rows
 from linscan.models.attention.heads import channels, heads
 from linscan.models.attention.mlstm_cell import exponential_vjp, sigmoid_vjp
 from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import uniform_fan
-from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, filter_vjp, typed
 from linscan.ops.activation import activation_vjp
 from linscan.ops.dense import dense_vjp
 from linscan.ops.norm import layer_norm_vjp
@@ -95,11 +94,11 @@ class MLSTM(Layer):
         """See `Layer`; the state is ``{"conv": (…, 3, E), "C": (…, H, K, V + 1), "m": (…, H)}``, no m with sigmoid."""
         xp, H, E, scale, skip = namespace(u), self.heads, self.expand * self.channels, params["scale"], params["skip"]
         marks = None if reset is None else xp.asarray(reset)
-        along, beside = (None, None) if marks is None else (marks[..., None], marks[..., None, :])
+        beside = None if marks is None else marks[..., None, :]
         before = state if isinstance(state, dict) else None
         p, back1 = dense_vjp(u, params["W_up"])
         x, z = p[..., :E], p[..., E:]
-        (r, conv), back2 = short_conv_vjp(x, *affine(params["conv"]), before["conv"] if before else 0, reset=along)
+        (r, conv), back2 = filter_vjp(x, params["conv"], before["conv"] if before else state, marks)
         a, back3 = activation_vjp(r, "silu")
         (q, back_q), (k, back_k), (v, back_v) = (
             block_diagonal_vjp(s, params[name]) for s, name in ((a, "W_q"), (a, "W_k"), (x, "W_v"))

@@ -12,6 +12,8 @@ n being one more column of C, and the 1 in h becomes e^-m. With i = σ(ĩ) there
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from linscan import linear_attention_vjp, max_scan_vjp
 from linscan._arrays import Array, namespace
 from linscan.models.layer import Params, State
@@ -38,7 +40,8 @@ def exponential_vjp(q: Array, k: Array, v: Array, i: Array, f: Array, state: Sta
     back2: Any
     (o, C), back2 = linear_attention_vjp(q, w * k, ones, g, C0, scale=q.shape[-1] ** -0.5)
     num, den = o[..., :-1], o[..., -1:]
-    floor = xp.exp(xp.minimum(-m, xp.log(xp.finfo(m.dtype).max) / 2))[..., None]  # where more, h is 0 all the same
+    most = float(np.log(np.finfo(m.dtype).max)) / 2  # a larger floor makes h 0 all the same
+    floor = xp.exp(xp.minimum(-m, most))[..., None]
     low = abs(den) < floor
     size = xp.where(low, floor, abs(den))
     h = num / size

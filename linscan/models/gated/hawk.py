@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from linscan import scan_step, short_conv_step, short_conv_vjp
+from linscan import scan_step, short_conv_step
 from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import lecun_normal
-from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, recurrence_vjp, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, filter_vjp, recurrence_vjp, typed
 from linscan.ops.activation import activation, activation_vjp, sigmoid, softplus, softplus_inverse
 from linscan.ops.dense import dense, dense_vjp
 
@@ -83,10 +83,10 @@ class Hawk(Layer):
         training: Training | None = None,
     ) -> tuple[tuple[Array, State], Pullback]:
         """See `Layer`; the state is ``{"conv": (…, 3, W), "h": (…, W)}``."""
-        before = state if isinstance(state, dict) else {"conv": 0 if state is None else state, "h": state}
-        marks = None if reset is None else namespace(u).asarray(reset)[..., None]
+        before = state if isinstance(state, dict) else {"conv": state, "h": state}
+        marks = None if reset is None else namespace(u).asarray(reset)
         p, back1 = dense_vjp(u, *affine(params["W_x"]))
-        (x, conv), back2 = short_conv_vjp(p, *affine(params["conv"]), before["conv"], reset=marks)
+        (x, conv), back2 = filter_vjp(p, params["conv"], before["conv"], marks)
         (a, b), back3 = self._gates_vjp(params, x)
         (h, final), back4 = recurrence_vjp(a, b, before["h"], reset, 1)
         q, back5 = dense_vjp(u, *affine(params["W_y"]))

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from linscan import rnn_scan_vjp, short_conv_vjp
+from linscan import rnn_scan_vjp
 from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.attention.heads import channels, heads
 from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import uniform_fan
-from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, filter_vjp, typed
 from linscan.ops.activation import activation_vjp
 from linscan.ops.norm import layer_norm_vjp
 
@@ -82,9 +82,9 @@ class SLSTM(Layer):
         """See `Layer`; the state is ``{"conv": (…, 3, D), "s": (…, H, 3, d)}``, s that of `linscan.rnn_scan`."""
         xp, H, D = namespace(u), self.heads, self.channels
         marks = None if reset is None else xp.asarray(reset)
-        along, beside = (None, None) if marks is None else (marks[..., None], marks[..., None, :])
+        beside = None if marks is None else marks[..., None, :]
         before = state if isinstance(state, dict) else None
-        c, back1 = short_conv_vjp(u, *affine(params["conv"]), before["conv"] if before else 0, reset=along)
+        c, back1 = filter_vjp(u, params["conv"], before["conv"] if before else state, marks)
         a, back2 = activation_vjp(c[0], "silu")
         (x, back_x), (z, back_z) = (block_diagonal_vjp(s, params[n]) for s, n in ((a, "W_if"), (u, "W_zo")))
         gates = xp.concatenate([heads(x, H), heads(z, H)], -1)  # (…, H, T, 4 d)

@@ -100,7 +100,7 @@ def prepare(who: str, u: Any, k: Any, axis: int, mode: str, *, state: Any, metho
 
 def time_last(who: str, name: str, x: Any, time: int) -> Any:
     """`x` with its time axis last; a one-dimensional array has no other, and None and scalars have none."""
-    if getattr(x, "ndim", 0) < 2:
+    if getattr(x, "ndim", 0) < 2 or time == -1:
         return x
     if x.ndim < -time:
         raise ValueError(f"{who}: {name} of shape {x.shape} has no axis {time}, the time axis")
@@ -109,7 +109,7 @@ def time_last(who: str, name: str, x: Any, time: int) -> Any:
 
 def time_back(x: Array, time: int) -> Array:
     """Undo `time_last`."""
-    return _arrays.namespace(x).moveaxis(x, -1, time) if getattr(x, "ndim", 0) > 1 else x
+    return _arrays.namespace(x).moveaxis(x, -1, time) if getattr(x, "ndim", 0) > 1 and time != -1 else x
 
 
 def _reach(mode: str, length: int, width: int, *, whole: bool) -> tuple[int, slice | None]:

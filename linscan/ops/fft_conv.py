@@ -123,7 +123,8 @@ def _run(w: Window, workers: int | None) -> Array:
     shape = (*np.broadcast_shapes(w.u.shape[:-1], w.k.shape[:-1]), w.u.shape[-1])
     place = len(shape) + w.time
     out = xp.empty((*shape[:place], shape[-1], *shape[place:-1]), w.dtype)
-    _sum(w, w.seen, w.k, xp.moveaxis(out, place, -1), w.start, workers, w.spectrum)
+    y = out if place == len(shape) - 1 else xp.moveaxis(out, place, -1)
+    _sum(w, w.seen, w.k, y, w.start, workers, w.spectrum)
     return out
 
 

@@ -39,76 +39,111 @@
 #endif
 #include "recurrent_state.cuh"
 
+// y = S^T x of this thread's rows, x being step t of a tile's vectors.
+__device__ __forceinline__ void read(C (&y)[COLUMNS], const State& state, const Spot& x, const C (&rows)[DEPTH][ROWS], int t) {
+#pragma unroll
+  for (int c = 0; c < COLUMNS; c++) y[c] = Number<C>::make(0);
+#pragma unroll
+  for (int j = 0; j < PER; j += 4) {
+    C row[4];
+    take<4>(row, &rows[t][row_of(x, j)]);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int c = 0; c < COLUMNS; c++) y[c] = mul_add(row[i], state[j + i][c], y[c]);
+  }
+}
+// S += x y^T.
+__device__ __forceinline__ void write(State& state, const Spot& x, const C (&rows)[DEPTH][ROWS], int t, const C (&y)[COLUMNS]) {
+#pragma unroll
+  for (int j = 0; j < PER; j += 4) {
+    C row[4];
+    take<4>(row, &rows[t][row_of(x, j)]);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int c = 0; c < COLUMNS; c++) state[j + i][c] = mul_add(row[i], y[c], state[j + i][c]);
+  }
+}
+
+// What is read, and written then: y becomes the sums over all rows, in every lane, with what is added to them.
+template <bool CAREFUL>
+__device__ __forceinline__ void feed(C (&y)[COLUMNS], const Spot& x, const Tile& tile, const Decays& decays, int t, Out& out) {
+  sum_rows<COLUMNS, LANES / 2>(y);
+  if (!CAREFUL) scaled(y, x, decays, t - 1, false);
+  if (FEED == SUM) {
+#pragma unroll
+    for (int i = 0; i < SHARE; i++) y[i] = add(tile.column[PRE][t][x.column + x.share + i], y[i]);
+  }
+  out.put(y, 1);
+  if (!CAREFUL) scaled(y, x, decays, t, true);
+  all_columns<COLUMNS, LANES / 2>(y);
+}
+__device__ __forceinline__ void write_all(State& state, const Spot& x, const Tile& tile, int t, const C (&fed)[COLUMNS]) {
+#pragma unroll
+  for (int n = 0; n < WRITES; n++) {
+    if (FEED && !n) {
+      write(state, x, tile.row[PRE + READS], t, fed);
+    } else {
+      C column[COLUMNS];
+      take<COLUMNS>(column, &tile.column[PRE + n - (FEED == READ)][t][x.column]);
+      write(state, x, tile.row[PRE + READS + n], t, column);
+    }
+  }
+}
+// Output n, read after the decay of step t or before it.
+template <bool CAREFUL>
+__device__ __forceinline__ void give(C (&y)[COLUMNS], const Spot& x, const Decays& decays, int t, Out* out, int n, R scale) {
+  sum_rows<COLUMNS, LANES / 2>(y);
+  if (!CAREFUL) scaled(y, x, decays, n < READS ? t - 1 : t, false);
+  out[n].put(y, n < READS ? R(1) : scale);
+}
+
 template <bool CAREFUL>
 __device__ __forceinline__ void step(State& state, const Problem& p, const Spot& x, const Tile& tile, const Decays& decays, int t,
                                      Out* out, R scale) {
-  C column[NCOLUMNS][COLUMNS], y[READS + 1][COLUMNS];
-  R e[COLUMNS];
-#pragma unroll
-  for (int n = 0; n < NCOLUMNS; n++) take<COLUMNS>(column[n], &tile.column[n][t][x.column]);
-  if (CAREFUL && DECAY == BY_COLUMN) take<COLUMNS>(e, &decays.each[t][DECAY == BY_COLUMN ? x.column : 0]);
-  if (CAREFUL && DECAY == BY_STEP) e[0] = decays.each[t][0];
-#pragma unroll
-  for (int n = 0; n <= READS; n++)
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++) y[n][c] = Number<C>::make(0);
+  C y[READS + 1][COLUMNS];
+  if (PRE) {
+    take<COLUMNS>(y[0], &tile.column[0][t][x.column]);
+    write(state, x, tile.row[0], t, y[0]);
+  }
   if (CAREFUL && DECAY && FEED && !PRE) forget<true>(state, p, x, tile, decays, t);
 #pragma unroll
-  for (int half = 0; half < (FEED || CAREFUL ? 2 : 1); half++) {
-    const bool early = half == 0, late = half == 1 || !(FEED || CAREFUL);
-    if (half == 1) {
-      if (FEED) {
-        sum_rows<COLUMNS, LANES / 2>(y[0]);
-        if (!CAREFUL) scaled(y[0], x, decays, t - 1, false);
-        if (FEED == SUM) {
-#pragma unroll
-          for (int i = 0; i < SHARE; i++) y[0][i] = add(tile.column[PRE][t][x.column + x.share + i], y[0][i]);
-        }
-        out[0].put(y[0], 1);
-        if (!CAREFUL) scaled(y[0], x, decays, t, true);
-        all_columns<COLUMNS, LANES / 2>(y[0]);
-      }
-      if (CAREFUL && DECAY) forget<false>(state, p, x, tile, decays, t);
-    }
-#pragma unroll
-    for (int j = 0; j < PER; j += 4) {
-      C row[NROWS][4];
-      R by_row[4];
-      const int first = row_of(x, j);
-#pragma unroll
-      for (int n = 0; n < NROWS; n++)
-        if (n < PRE + READS ? early : late) take<4>(row[n], &tile.row[n][t][first]);
-      if (CAREFUL && DECAY == BY_ROW && late) take<4>(by_row, &decays.each[t][DECAY == BY_ROW ? first : 0]);
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-#pragma unroll
-        for (int c = 0; c < COLUMNS; c++) {
-          C& number = state[j + i][c];
-          if (early) {
-            if (PRE) number = mul_add(row[0][i], column[0][c], number);
-#pragma unroll
-            for (int n = 0; n < READS; n++) y[n][c] = mul_add(row[PRE + n][i], number, y[n][c]);
-          }
-          if (CAREFUL && DECAY && late)
-            number = mul(DECAY == BY_ROW ? by_row[i] : DECAY == BY_COLUMN ? e[c] : e[0], number);
-          if (late) {
-#pragma unroll
-            for (int n = 0; n < WRITES; n++) {
-              const C written = FEED && n == 0 ? y[0][c] : column[PRE + n - (FEED == READ)][c];
-              number = mul_add(row[PRE + READS + n][i], written, number);
-            }
-            if (AFTER) y[READS][c] = mul_add(row[NROWS - 1][i], number, y[READS][c]);
-          }
-        }
-    }
+  for (int n = 0; n < READS; n++) read(y[n], state, x, tile.row[PRE + n], t);
+  if (FEED) feed<CAREFUL>(y[0], x, tile, decays, t, out[0]);
+  if (CAREFUL && DECAY) {
+    forget<false>(state, p, x, tile, decays, t);
+    decayed(state, x, decays.each[t]);
   }
+  write_all(state, x, tile, t, y[0]);
   if (CAREFUL && DECAY && PRE && WRITES) forget<true>(state, p, x, tile, decays, t);
+  if (AFTER) read(y[READS], state, x, tile.row[NROWS - 1], t);
 #pragma unroll
-  for (int n = FEED ? 1 : 0; n < READS + AFTER; n++) {
-    sum_rows<COLUMNS, LANES / 2>(y[n]);
-    if (!CAREFUL) scaled(y[n], x, decays, n < READS ? t - 1 : t, false);
-    out[n].put(y[n], n < READS ? R(1) : scale);
+  for (int n = FEED ? 1 : 0; n < READS + AFTER; n++) give<CAREFUL>(y[n], x, decays, t, out, n, scale);
+}
+
+// All steps of a tile whose decays are multiplied. What is fed is summed while the last step's output is read.
+__device__ __forceinline__ void steps(State& state, const Problem& p, const Spot& x, const Tile& tile, const Decays& decays,
+                                      Out* out, R scale) {
+  if (!FEED || !AFTER) {
+#pragma unroll TOGETHER
+    for (int t = 0; t < DEPTH; t++) step<false>(state, p, x, tile, decays, t, out, scale);
+    return;
   }
+  C y[COLUMNS], o[COLUMNS];
+  read(y, state, x, tile.row[0], 0);
+  feed<false>(y, x, tile, decays, 0, out[0]);
+  write_all(state, x, tile, 0, y);
+#pragma unroll TOGETHER
+  for (int t = 1; t < DEPTH; t++) {
+    read(y, state, x, tile.row[0], t);
+    read(o, state, x, tile.row[NROWS - 1], t - 1);
+    feed<false>(y, x, tile, decays, t, out[0]);
+    write_all(state, x, tile, t, y);
+    give<false>(o, x, decays, t - 1, out, READS, scale);
+  }
+  read(o, state, x, tile.row[NROWS - 1], DEPTH - 1);
+  give<false>(o, x, decays, DEPTH - 1, out, READS, scale);
 }
 
 // The states after each EVERY steps of the scan this one is the pullback of: written there, multiplied with these here.
@@ -176,9 +211,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 256 ? 256 / THRE
     if (later) stage.fetch_decays(p, later);
     if (KEEP == MULTIPLY && keeps(p, p.length - 1 - s)) keep(state, p, x, p.length - 1 - s);
     if (!careful) {
-#pragma unroll TOGETHER
-      for (int t = 0; t < DEPTH; t++) step<false>(state, p, x, tiles[now], decays[third], t, out, scale);
-      if (DECAY) decayed(state, x, decays[third]);
+      steps(state, p, x, tiles[now], decays[third], out, scale);
+      if (DECAY) decayed(state, x, decays[third].all[DEPTH - 1]);
     } else {
 #pragma unroll 1
       for (int t = 0; t < count; t++) step<true>(state, p, x, tiles[now], decays[third], t, out, scale);

@@ -97,8 +97,8 @@ template <bool LOST> __device__ __forceinline__ void forget(State& state, const 
       const int row = row_of(x, i), column = x.column + c;
       const R e = decays.each[t][DECAY == BY_ROW ? row : DECAY == BY_COLUMN ? column : 0];
       bool gone = e == 0;
-      if (LOST) gone = gone && is_zero(FEED ? tile.row[ERASED][t][row] : tile.column[NCOLUMNS - 1][t][column]);
-      if (gone || row >= p.rows) state[i][c] = zero;
+      if (LOST) gone = gone & is_zero(FEED ? tile.row[ERASED][t][row] : tile.column[NCOLUMNS - 1][t][column]);
+      if (gone | (row >= p.rows)) state[i][c] = zero;
     }
 }
 
@@ -112,14 +112,14 @@ __device__ __forceinline__ void scaled(C (&y)[COLUMNS], const Spot& x, const Dec
   }
 }
 
-// By all decays of a tile at once.
-__device__ __forceinline__ void decayed(State& state, const Spot& x, const Decays& decays) {
+// S = e S.
+__device__ __forceinline__ void decayed(State& state, const Spot& x, const R (&e)[CHANNELS]) {
   R by_column[COLUMNS], by_row[4];
-  if (DECAY == BY_COLUMN) take<COLUMNS>(by_column, &decays.all[DEPTH - 1][DECAY == BY_COLUMN ? x.column : 0]);
-  if (DECAY == BY_STEP) by_row[0] = decays.all[DEPTH - 1][0];
+  if (DECAY == BY_COLUMN) take<COLUMNS>(by_column, &e[DECAY == BY_COLUMN ? x.column : 0]);
+  if (DECAY == BY_STEP) by_row[0] = e[0];
 #pragma unroll
   for (int i = 0; i < PER; i++) {
-    if (DECAY == BY_ROW && i % 4 == 0) take<4>(by_row, &decays.all[DEPTH - 1][DECAY == BY_ROW ? row_of(x, i) : 0]);
+    if (DECAY == BY_ROW && i % 4 == 0) take<4>(by_row, &e[DECAY == BY_ROW ? row_of(x, i) : 0]);
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++)
       state[i][c] = mul(DECAY == BY_COLUMN ? by_column[c] : by_row[DECAY == BY_ROW ? i % 4 : 0], state[i][c]);

@@ -96,6 +96,35 @@ def test_long_sequences_are_cut(rng, length, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [200, 9000])
+def test_a_captured_graph_runs_again(rng, length, kind):
+    q, k, v, g, S0 = on_gpu(*problem(rng, "bfloat16", length, 64, 64, lead=(2,), kind=kind))
+    q = q[:1].copy()  # both heads' queries: gradients are summed
+
+    def both():
+        (o, S), pullback = linscan.linear_attention_vjp(q, k, v, g, S0)
+        return o, S, *pullback(o, S)
+
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        both()
+        stream.synchronize()
+        stream.begin_capture()
+        again = both()
+        graph = stream.end_capture()
+        k *= 2
+        want = both()
+        graph.launch()
+        stream.synchronize()
+    assert all(same(x, y) for x, y in zip(again, want, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_rows_than_a_grid_has_in_y(rng, kind):
+    args = problem(rng, "bfloat16", 2, 8, 8, lead=(70_000,), kind=kind)
+    check(args, "bfloat16")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [500, 9000])
 def test_bits_repeat_and_depend_on_nothing_else(rng, length, kind):
     args = on_gpu(*problem(rng, "bfloat16", length, 64, 128, lead=(3,), kind=kind))

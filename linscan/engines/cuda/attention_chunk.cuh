@@ -25,13 +25,16 @@ struct Extras {
   const S* mate;  // (…, time, value), multiplied with the outputs
   float* sums;    // (half slice, row, time): the sums of those products over values
   i64 head;       // steps of the first chunk
-  i64 backwards;  // 1: time of the outputs runs the other way
+  i64 backwards;  // 1: time of the outputs runs the other way, a step's decay is that before it, and `last` is times scale
 };
 
 // Two steps a lane; steps outside have a decay of 1.
-__device__ __forceinline__ void logarithms(float (&x)[2], const float* g, i64 time, int count, int lane) {
+__device__ __forceinline__ void logarithms(float (&x)[2], const float* g, i64 time, int begin, int end, int lane) {
 #pragma unroll
-  for (int i = 0; i < 2; i++) x[i] = DECAYS && 2 * lane + i < count ? g[(2 * lane + i) * time] : 0.0f;
+  for (int i = 0; i < 2; i++) {
+    const int t = 2 * lane + i;
+    x[i] = DECAYS && begin <= t && t < end ? g[t * time] : 0.0f;
+  }
 }
 
 // Sums of g over the chunk; one warp.

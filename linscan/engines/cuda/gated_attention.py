@@ -29,39 +29,40 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep):
     """See `linscan.ops.linear_attention`; also returns, if `keep`, what the pullback wants."""
     kept, S = _states(k, v, g, S0, lead=lead)
     o = _chunks("outputs", q, k, v, g, kept, lead=lead, scale=scale)
-    return o, S, Kept(held(kept)) if keep else None
+    return o, S, Kept(kept) if keep else None
 
 
 def linear_attention_pullback(q, k, v, g, S0, kept, do, dS, *, lead, scale):
     """See `linscan.ops.linear_attention.linear_attention_vjp`."""
-    last = dS.astype(np.float32, copy=False) / np.float32(scale)
+    last = held(dS.astype(np.float32, copy=False) / np.float32(scale))
     turned = [x[..., ::-1, :] for x in (q, k, v, g, do)]
     q_back, k_back, v_back, g_back, do_back = turned
-    slopes, first, dots = _states(q_back, do_back, g_back, last, lead=lead, late=1, other=kept.states)
+    slopes, dS0, dots = _states(q_back, do_back, g_back, last, lead=lead, late=1, scale=scale, other=kept.states)
     back = {"lead": lead, "scale": scale, "late": 1}
     dv = _chunks("outputs", k_back, q_back, do_back, g_back, slopes, **back)
-    rest_q, rest_k = (cupy.empty((*lead, *q.shape[-2:]), q.dtype) for _ in range(2))
+    rest_q, rest_k = (held(cupy.empty((*lead, *q.shape[-2:]), q.dtype)) for _ in range(2))
     dq = _chunks("slopes", do, v, k, g, kept.states, rest_q, lead=lead, scale=scale)
     dk = _chunks("slopes", v_back, do_back, q_back, g_back, slopes, rest_k, **back)
     dg = _gates(q, k, g, rest_q, rest_k, dots, lead=lead, scale=scale)
-    grads = *(summed(x, like) for x, like in ((dq, q), (dk, k), (dv, v))), dg
-    if S0 is None:
-        return *grads, None
-    factor = cupy.exp(g[..., 0, :])[..., None]
-    return *grads, cupy.where(factor == 0, 0, factor * (first * np.float32(scale)))
+    grads = (summed(x, like) for x, like in ((dq, q), (dk, k), (dv, v)))
+    return *grads, dg, None if S0 is None else dS0
 
 
-def _states(k, v, g, S0, *, lead, late=0, other=None):
-    """The states before every chunk in 16 bits, and the last one; with `other`, what chunks begin with times them."""
+def _states(k, v, g, S0, *, lead, late=0, scale=1.0, other=None):
+    """The states before every chunk in 16 bits, and the last one; with `other`, what chunks begin with times them.
+
+    With `late` the arrays run backwards, decays act a step later, and the last state is times `scale`.
+    """
     length, keys, values = k.shape[-2], k.shape[-1], v.shape[-1]
     rows, chunks, width = math.prod(lead), -(-length // _STEPS), _slice(values)
     (_, k, v, g, S0), layout = placed(lead, length, (None, k, v, g, S0), 1)
     tiles = -(-keys // _TILE) * -(-values // width)
-    kept, last = cupy.empty((*lead, chunks, keys, values), k.dtype), cupy.empty((*lead, keys, values), np.float32)
-    dots = None if other is None else cupy.empty((-(-values // width), *lead, chunks, keys), np.float32)
+    kept = held(cupy.empty((*lead, chunks, keys, values), k.dtype))
+    last = cupy.empty((*lead, keys, values), np.float32)
+    dots = None if other is None else held(cupy.empty((-(-values // width), *lead, chunks, keys), np.float32))
     segment = chunks if chunks <= _WHOLE else _SEGMENT
     segments = -(-chunks // segment)
-    told = _told(length, keys, values, late=late, segment=segment)
+    told = _told(length, keys, values, late=late, segment=segment, scale=scale)
     macros = ("SLICE", width), ("PACKED", int(all(map(packed, (k, v, g)))))
     stage = 2 * _STEPS * (_TILE + width + 2 * _PAD) + 4 * _STEPS * _TILE
     shared = 2 * stage + 4 * 4 * _TILE
@@ -77,7 +78,7 @@ def _states(k, v, g, S0, *, lead, late=0, other=None):
         carry = kernel("gated_states.cu", "carry", k.dtype.name, *macros)
         carry((-(-last.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values, values))
     walk(segments, S0, starts, kept, last, None, None, other, dots)
-    return (kept, last) if dots is None else (kept, last, dots.sum(axis=0))
+    return (kept, last) if dots is None else (kept, last, dots)
 
 
 def _chunks(name, q, k, v, g, kept, *rest, lead, scale, late=0):
@@ -109,7 +110,7 @@ def _gates(q, k, g, dq, dk, dots, *, lead, scale):
     (q, k, _, g), layout = placed(lead, length, (q, k, None, g), 0)
     dg = cupy.empty(dq.shape, np.float32)
     code = kernel("gated_attention_back.cu", "gates", q.dtype.name, ("WIDE", 64), ("SLICE", 64), ("PACKED", 0))
-    code((-(-dots.size // 128),), (128,), (layout, q, k, g, dq, dk, dots, dg, keys, float(scale)))
+    code((-(-dots[0].size // 128),), (128,), (layout, q, k, g, dq, dk, dots, dg, keys, dots.shape[0], float(scale)))
     return dg
 
 

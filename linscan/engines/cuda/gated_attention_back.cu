@@ -163,9 +163,9 @@ slopes(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v
   }
 }
 
-// `dots`, (row, chunk, key): <S, dS> where chunks begin, times `scale` what they are. dq and dk are those without s = t.
+// `dots`, (part, row, chunk, key), parts to be added: <S, dS> where chunks begin, times `scale` what they are. dq and dk are those without s = t.
 extern "C" __global__ void gates(const __grid_constant__ Layout layout, const S* q, const S* k, const float* g, const S* dq,
-                                 const S* dk, const float* dots, float* dg, i64 keys, double scale) {
+                                 const S* dk, const float* dots, float* dg, i64 keys, i64 parts, double scale) {
   const i64 chunks = (layout.length + STEPS - 1) / STEPS, index = blockIdx.x * i64(blockDim.x) + threadIdx.x;
   if (index >= layout.rows * chunks * keys) return;
   const i64 key = index % keys, chunk = index / keys % chunks, row = index / keys / chunks, t0 = chunk * STEPS;
@@ -179,7 +179,10 @@ extern "C" __global__ void gates(const __grid_constant__ Layout layout, const S*
 #pragma unroll 4
   for (int t = 0; t < count; t++) {
     const float decay = expf(g[t * layout.operand[G].time]);
-    if (t == 0) sum = decay * (static_cast<float>(scale) * dots[index]);
+    if (t == 0) {
+      for (i64 n = 0; n < parts; n++) sum += dots[n * layout.rows * chunks * keys + index];
+      sum = decay * (static_cast<float>(scale) * sum);
+    }
     dg[t * keys] = decay == 0.0f ? 0.0f : sum;
     sum = __fmaf_rn(widen(k[t * layout.operand[K].time]), widen(dk[t * keys]), sum);
     sum = __fmaf_rn(-widen(q[t * layout.operand[Q].time]), widen(dq[t * keys]), sum);

@@ -16,7 +16,7 @@ enum { Q, K, V, G, STATE };  // operands of the layout
 struct Pass {
   i64 keys, values;
   i64 head;       // steps of the first chunk
-  i64 late;       // 1: the decay of a step is the one given for the step before it
+  i64 late;       // 1: the decay of a step is the one given for the step before it; the last one is left for the end
   i64 backwards;  // 1: time of what is written runs the other way
   i64 segment;    // chunks of a segment
   double scale;

@@ -146,6 +146,16 @@ states(const __grid_constant__ Layout layout, const S* k, const S* v, const floa
     }
     __syncthreads();
   }
+  if (pass.late && !ends && end >= chunks) {
+    float left[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int key = 16 * warp + lane / 4 + 8 * half;
+      left[half] = key < height ? __expf(g[(layout.length - 1) * step_g + key]) : 0.0f;
+    }
+    const float scale = static_cast<float>(pass.scale);
+    each([=](float& x, bool, i64, int i) { x = left[i / 2] == 0.0f ? 0.0f : left[i / 2] * (scale * x); });
+  }
   float* to = ends ? ends + slot * size : end >= chunks ? last + row * size : nullptr;
   each([=](float& x, bool inside, i64 at, int) {
     if (to && inside) to[at] = x;

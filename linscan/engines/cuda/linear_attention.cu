@@ -110,7 +110,8 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     fetch<KEYS>(stage.k, k + t * step_k, step_k, 0, count, keys, STEPS);
     fetch<SLICE>(stage.v, v + t * step_v, step_v, 0, count, x.width, STEPS);
     commit();
-    if (warp == 0) logarithms(ahead, g + t * step_g, step_g, count, lane);
+    const int late = static_cast<int>(extras.backwards);
+    if (warp == 0) logarithms(ahead, g + (t - late) * step_g, step_g, t ? 0 : late, count, lane);
   };
   i64 chunk = x.lo ? (x.lo - extras.head) / STEPS + 1 : 0, next = begin(chunk + 1, extras.head, layout.length);
   bring(shared.stage[chunk % 2], x.lo, next);
@@ -212,5 +213,10 @@ run(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, c
     y = from && key < keys && c < x.width ? from[key * values + x.column + c] : 0.0f;
   });
   through<true>(state, shared, layout, x, q, k, v, g, o, keys, values, scale, extras);
-  if (x.hi == layout.length) put(state, last + x.row * keys * values + x.column, keys, values, x.width);
+  if (x.hi < layout.length) return;
+  if (extras.backwards) {  // the first step's decay is left
+    const float first_decay = DECAYS ? __expf(g[locate(layout, x.row).at[G] + (layout.length - 1) * layout.operand[G].time]) : 1.0f;
+    each(state, threadIdx.x & 31, [=](int, int, float& y) { y = first_decay == 0.0f ? 0.0f : first_decay * (scale * y); });
+  }
+  put(state, last + x.row * keys * values + x.column, keys, values, x.width);
 }

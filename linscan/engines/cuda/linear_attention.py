@@ -33,7 +33,7 @@ _PARTS = np.dtype([(name, "i8") for name in ("dots", "read", "written")])
 
 def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
     """See `linscan.ops.linear_attention`; also returns, if `keep`, what the pullback wants."""
-    options: dict[str, Any] = {"lead": lead, "scale": scale, "keep": keep}
+    options = {"lead": lead, "scale": scale, "keep": keep}
     sizes = q.shape[-2], q.shape[-1], v.shape[-1]
     if not math.prod(lead) or not recurrent.fits(*sizes, q.dtype):
         return reference.linear_attention(q, k, v, g, S0, workers=workers, **options)
@@ -60,24 +60,14 @@ def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, wo
             return gated_attention.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **common)
         turned = None if S0 is None else S0.swapaxes(-1, -2)
         dq = _run(do, v, k, g, turned, mate=q, **common)
-        late = None if g is None else _late(g)
         q_back, k_back, v_back, do_back = (x[..., ::-1, :] for x in (q, k, v, do))
-        last = dS.astype(np.float32, copy=False) / np.float32(scale)
-        dv = _run(k_back, q_back, do_back, late, last, kept=states, work=_MULTIPLY, back=True, **common)
-        dk = _run(v_back, do_back, q_back, late, last.swapaxes(-1, -2), mate=k_back, back=True, **common)
-        first = dv.S * np.float32(scale)
-        factor = None if g is None else cupy.exp(g[..., 0, :])[..., None]
-        dS0 = first if g is None else cupy.where(factor == 0, 0, factor * first)
+        g_back = None if g is None else g[..., ::-1, :]
+        last = held(dS.astype(np.float32, copy=False) / np.float32(scale))
+        dv = _run(k_back, q_back, do_back, g_back, last, kept=states, work=_MULTIPLY, back=True, **common)
+        dk = _run(v_back, do_back, q_back, g_back, last.swapaxes(-1, -2), mate=k_back, back=True, **common)
         dg = None if g is None else _gate_gradient(g, dv.dots, dq.sums, dk.sums, scale, lead)
-    grads = (summed(x.o, like) for x, like in ((dq, q), (dk, k), (dv, v)))
-    return *grads, dg, None if S0 is None else dS0
-
-
-def _late(g: Array) -> Array:
-    """The decays backwards in time, each one step later: on the state's gradient it acts before that step is added."""
-    late = cupy.zeros(g.shape, g.dtype)
-    late[..., 1:, :] = g[..., :0:-1, :]
-    return late
+        grads = (summed(x.o, like) for x, like in ((dq, q), (dk, k), (dv, v)))
+    return *grads, dg, None if S0 is None else dv.S
 
 
 def _gate_gradient(g: Array, dots: Array, read: Array, written: Array, scale: float, lead: tuple[int, ...]) -> Array:
@@ -102,16 +92,16 @@ class _Done(NamedTuple):
 def _run(q, k, v, g, S0, *, lead, scale, kept=None, work=_NOTHING, mate=None, back=False) -> _Done:
     """One pass: outputs, final state and, where asked for, `dots` and `sums` (see ``Extras``).
 
-    With `back` the arrays run backwards, the outputs do not, and chunks begin where they do forwards: the first is what is
-    left of the last.
+    With `back` the arrays run backwards and the outputs do not, decays act a step later, and S is times the scale;
+    chunks begin where they do forwards.
     """
     (q, k, v, g, mate, S0), layout = placed(lead, q.shape[-2], (q, k, v, g, mate, S0), 1)
     rows, length, keys, values = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
     wide, width = -(-keys // 64) * 64, 32 if values <= 32 else 64
     slices, chunks = -(-values // width), -(-length // _STEPS)
     o, S = cupy.empty((*lead, length, values), q.dtype), cupy.empty((*lead, keys, values), np.float32)
-    dots = cupy.empty((slices, *lead, chunks), np.float32) if work == _MULTIPLY else None
-    sums = cupy.empty((2 * slices, *lead, length), np.float32) if mate is not None else None
+    dots = held(cupy.empty((slices, *lead, chunks), np.float32)) if work == _MULTIPLY else None
+    sums = held(cupy.empty((2 * slices, *lead, length), np.float32)) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     head = (length - 1) % _STEPS + 1 if back else min(length, _STEPS)
     extras = np.array([(*pointers, head, back)], _EXTRAS).view(f"V{_EXTRAS.itemsize}")

@@ -1,7 +1,7 @@
 """Long convolutions by cuFFT: batches of lines that stay in the second-level cache, the passes around transforms."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from linscan._arrays import Array, accum_dtype, complex_dtype
 from linscan.engines.cuda import cufft
 from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.conv_sizes import WINDOW, Cut
-from linscan.engines.cuda.layout import LAYOUT, operands
+from linscan.engines.cuda.layout import operands
 
 _BATCH = 1 << 24  # bytes of lines under way at once: they, cuFFT's scratch and the spectra share the cache
 THREADS, _BLOCKS = 256, 2**30
@@ -27,20 +27,18 @@ class Passes(NamedTuple):
     dtype: str
     clean: bool = True
 
-    def run(self, name: str, grid: int, *args: Any, turn: bool = False) -> None:
+    def prepared(self, name: str, grid: int, *structs: np.ndarray, turn: bool = False) -> Callable[..., None]:
+        """A launch that wants the arguments after its structs."""
         code = kernel("conv_passes.cu", name, self.dtype, ("TURN", int(turn)), ("CLEAN", int(self.clean)))
-        code((min(max(grid, 1), _BLOCKS),), (THREADS,), tuple(map(_bytes, args)))
+        blocks, first = (min(max(grid, 1), _BLOCKS),), tuple(x.view(f"V{x.dtype.itemsize}") for x in structs)
+        return lambda *args: code(blocks, (THREADS,), (*first, *args))
 
-    def over(self, name: str, struct: np.ndarray, which: int, window: np.ndarray, size: int, *args: Any) -> None:
-        """Gather or scatter `size` numbers of each task, whose strides are those of operand `which`."""
+    def over(self, name: str, struct: np.ndarray, which: int, window: np.ndarray, size: int) -> Callable[..., None]:
+        """Gather or scatter `size` numbers of each task, whose strides are those of operand `which`: such a launch."""
         turn, count = int(struct["operand"][0, which]["time"]) != 1, int(window["count"][0])
         tile = 32 if turn else 4 * THREADS
         grid = -(-size // tile) * (-(-count // 32) if turn else count)
-        self.run(name, grid, struct, window, *args, turn=turn)
-
-
-def _bytes(x: Any) -> Any:
-    return x.view(f"V{x.dtype.itemsize}") if isinstance(x, np.ndarray) and x.dtype in (LAYOUT, WINDOW) else x
+        return self.prepared(name, grid, struct, window, turn=turn)
 
 
 def batches(window: np.ndarray, compute: np.dtype) -> Iterator[tuple[int, np.ndarray]]:
@@ -60,27 +58,45 @@ def by_cufft(struct: np.ndarray, window: np.ndarray, u: Array, spectrum: Array, 
     for each, part in batches(window, compute):
         x = cufft.lines(each, n, compute) if x is None else x
         pitch = np.int64(x.shape[1])
-        passes.over("gather", struct, 0, part, n, u, x, pitch, u_mark)
+        grid = int(part["count"][0]) * -(-bins // (4 * THREADS))
+        passes.over("gather", struct, 0, part, n)(u, x, pitch, u_mark)
         cufft.transform(x, n, False)
-        passes.run(
-            "multiply", int(part["count"][0]) * -(-bins // (4 * THREADS)), struct, part, x, spectrum, np.int64(bins)
-        )
+        passes.prepared("multiply", grid, struct, part)(x, spectrum, np.int64(bins))
         cufft.transform(x, n, True)
-        passes.over("scatter", struct, 2, part, step, x, pitch, y)
+        passes.over("scatter", struct, 2, part, step)(x, pitch, y)
 
 
 def spectrum_of(k: Array, n: int, k_mark: Array) -> Array | None:
     """The spectra of kernels, NaN and inf taken as zero and marked; None for views that do not fold."""
     compute, batch = accum_dtype(k.dtype), k.shape[:-1]
+    key = (k.shape, k.strides, k.dtype, n)
+    if key not in _gathers:
+        if len(_gathers) > 10_000:
+            _gathers.clear()
+        _gathers[key] = _gather(k, n, k_mark)
+    launches = _gathers[key]
+    if launches is None:
+        return None
+    x = cufft.lines(k_mark.size, n, compute)
+    for begin, end, launch in launches:
+        lines = x[begin:end]
+        launch(k, lines, np.int64(x.shape[1]), k_mark)
+        cufft.transform(lines, n, False)
+    return x.view(complex_dtype(compute)).reshape(*batch, cufft.bins(n, compute))
+
+
+_gathers: dict[tuple[object, ...], list[tuple[int, int, Callable[..., None]]] | None] = {}
+
+
+def _gather(k: Array, n: int, k_mark: Array) -> list[tuple[int, int, Callable[..., None]]] | None:
+    """For each batch of kernels, the first, the one after the last, and the launch that takes them to lines."""
+    batch = k.shape[:-1]
     struct = operands(batch, n, (k, k.ndim - 1), (None, None), (None, None), (k_mark.reshape(batch), None))
     if struct is None:
         return None
-    rows = int(struct["rows"][0])
-    x, passes = cufft.lines(rows, n, compute), Passes(k.dtype.name)
-    window = window_of(k.shape[-1], k.shape[-1], 0, Cut(n, n, 0, 1, False), rows, False)
-    for each, part in batches(window, compute):
+    window = window_of(k.shape[-1], k.shape[-1], 0, Cut(n, n, 0, 1, False), k_mark.size, False)
+    passes, launches = Passes(k.dtype.name), []
+    for each, part in batches(window, accum_dtype(k.dtype)):
         begin = int(part["begin"][0])
-        part_of = x[begin : begin + each]
-        passes.over("gather", struct, 0, part, n, k, part_of, np.int64(x.shape[1]), k_mark)
-        cufft.transform(part_of, n, False)
-    return x.view(complex_dtype(compute)).reshape(*batch, cufft.bins(n, compute))
+        launches.append((begin, begin + each, passes.over("gather", struct, 0, part, n)))
+    return launches

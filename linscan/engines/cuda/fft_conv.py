@@ -5,6 +5,7 @@ at once where there is no mark, adds what the plain sum has of them. Nothing wai
 given is taken as it is: one of a kernel with NaN makes the whole row NaN.)
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ class _Plan(NamedTuple):
     struct: np.ndarray
     window: np.ndarray
     own: Launch | conv_long.Launches | None  # where the transforms are ours
+    mend: Callable[..., None]
 
 
 _plans: dict[tuple[object, ...], _Plan | None] = {}
@@ -67,19 +69,20 @@ def _transformed(u: Array, k: Array, y: Array, start: int, circular: bool, metho
         if spectrum is None:
             return False
     key = (problem, bins, device, *((x.shape, x.strides, x.data.ptr & 15) for x in (u, k, y)), spectrum.strides)
-    if key not in _plans:
+    try:
+        plan = _plans[key]
+    except KeyError:
         if len(_plans) > 10_000:
             _plans.clear()
-        _plans[key] = _plan(problem, c, u, k, y, spectrum if bins is None else _ordered(spectrum, k, y), marks)
-    plan = _plans[key]
+        plan = _plan(problem, c, u, k, y, spectrum if bins is None else _ordered(spectrum, k, y), marks)
+        _plans[key] = plan
     if plan is None:
         return False
     if plan.own:
         plan.own.run(u, spectrum, y, marks)
     else:
         by_cufft(plan.struct, plan.window, u, spectrum, y, marks)
-    rows = int(plan.struct["rows"][0])
-    Passes(y.dtype.name).run("mend", min(rows, 4096), plan.struct, plan.window, u, k, y, marks, k_mark)
+    plan.mend(u, k, y, marks, k_mark)
     return True
 
 
@@ -95,9 +98,11 @@ def _plan(p: Problem, c: Cut, u: Array, k: Array, y: Array, spectrum: Array, mar
         return None
     tasks, dense = int(struct["rows"][0]) * c.blocks, all(struct["operand"][0, i]["time"] == 1 for i in (0, 2))
     window = window_of(p.samples, p.taps, p.start, c, tasks, p.circular)
+    mend = Passes(y.dtype.name).prepared("mend", min(int(struct["rows"][0]), 4096), struct, window)
     if c.fused:
-        return _Plan(struct, window, Launch(struct, window, u, y))
-    return _Plan(struct, window, conv_long.Launches(struct, window, c.split, u, y) if c.split and dense else None)
+        return _Plan(struct, window, Launch(struct, window, u, y), mend)
+    own = conv_long.Launches(struct, window, c.split, u, y) if c.split and dense else None
+    return _Plan(struct, window, own, mend)
 
 
 def _ordered(x: Array | None, k: Array, y: Array) -> Array | None:
@@ -162,12 +167,12 @@ def _correlated(u: Array, k: Array, dy: Array, start: int, circular: bool) -> Ar
         later = part.copy()
         later["samples"], later["skip"] = length, start  # dy[t] stands at start + t
         pitch, count = np.int64(x.shape[1]), int(part["count"][0])
-        passes.over("gather", inputs, 0, part, n, u, x, pitch, None)
-        passes.over("gather", flows, 0, later, n, dy, g, pitch, None)
+        passes.over("gather", inputs, 0, part, n)(u, x, pitch, None)
+        passes.over("gather", flows, 0, later, n)(dy, g, pitch, None)
         cufft.transform(x, n, False)
         cufft.transform(g, n, False)
         share = rows // kernels
         grid = -(-(count // share + 2) * bins // THREADS)
-        passes.run("add_up", grid, part, g, x, total, np.int64(share), np.int64(bins))
+        passes.prepared("add_up", grid, part)(g, x, total, np.int64(share), np.int64(bins))
     cufft.transform(total, n, True)
     return shaped(total[:, :taps])

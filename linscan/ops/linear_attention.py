@@ -71,9 +71,10 @@ def linear_attention(
     -----
     O(T (K + V) C + T K V) operations with chunks of C = 64 steps and, apart from the result, memory for one chunk per
     thread. No exponential of a positive number is taken unless `g` is positive: such states grow, and are what the
-    plain loop gives, which also runs chunks that hold NaN or inf, so these reach only their own time and later. In
-    float32 the error is below 5e-6 of the norm of `o` at every decay. A row's bits do not depend on the other rows
-    or on `workers`.
+    plain loop gives, which also runs chunks that hold NaN or inf, so these reach only their own time and later; on
+    a GPU's tensor cores (16-bit arrays) they may reach all of their chunk, and stay where a step forgets. In float32
+    the error is below 5e-6 of the norm of `o` at every decay. A row's bits do not depend on the other rows or on
+    `workers`.
 
     References
     ----------

@@ -43,6 +43,11 @@ def _dense(x: Array) -> bool:
     return x.strides[-1] == x.itemsize or x.shape[-1] == 1
 
 
+def has_tensor_cores(x: Array) -> bool:
+    """Whether the GPU of `x` multiplies 16-bit matrices of both kinds."""
+    return int(x.device.compute_capability) >= 80
+
+
 def packed(x: Array) -> bool:
     """Whether every step of `x` begins at a multiple of 16 bytes and holds whole packs of them."""
     return x.data.ptr % 16 == 0 and x.shape[-1] * x.itemsize % 16 == 0 and all(s % 16 == 0 for s in x.strides[:-1])

@@ -16,7 +16,7 @@ from linscan._arrays import Array
 from linscan.engines.cuda import gated_attention, recurrent
 from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.cuda.capture import held
-from linscan.engines.cuda.head_layout import packed, placed, summed
+from linscan.engines.cuda.head_layout import has_tensor_cores, packed, placed, summed
 from linscan.engines.cuda.recurrent_step import linear_attention_step
 from linscan.engines.reference import linear_attention as reference
 
@@ -37,8 +37,8 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
     sizes = q.shape[-2], q.shape[-1], v.shape[-1]
     if not math.prod(lead) or not recurrent.fits(*sizes, q.dtype):
         return reference.linear_attention(q, k, v, g, S0, workers=workers, **options)
-    # The pullback divides by the scale, and gets it back.
-    if q.dtype.itemsize > 2 or max(sizes[1:]) > _WIDEST or not math.isfinite(1 / scale if scale else math.inf):
+    scalable = math.isfinite(1 / scale if scale else math.inf)  # the pullback divides by the scale first
+    if q.dtype.itemsize > 2 or max(sizes[1:]) > _WIDEST or not scalable or not has_tensor_cores(q):
         return recurrent.linear_attention(q, k, v, g, S0, **options)
     with q.device:
         if g is not None and g.shape[-1] > 1:

@@ -103,6 +103,12 @@ def test_the_plain_loop(rng, engine):
     check(engine, *problem(rng, 200, 40, 24), scale=0.5)
 
 
+def test_keys_that_resemble_each_other(rng, engine):
+    q, k, v, beta, g, S0 = problem(rng, 150, 24, 16)
+    k = unit(0.3 * oracles.wide(k) + oracles.wide(k)[:1]).astype(k.dtype)
+    check(engine, q, k, v, 0 * beta + 2, g * 0.01, S0)
+
+
 def test_no_decay_and_one_step(rng, engine):
     check(engine, *problem(rng, 1, 5, 3, gated=False))
 

@@ -68,7 +68,9 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
     }
     if (KEEP && x.column + column < kept.wide)
       keep_state(kept.states + ((x.row * x.chunks + chunk) * kept.wide + x.column + column) * KEYS, state, turn.lost, lane);
-    u32 written[BLOCKS][4], u[BLOCKS][4];
+    const float stays = DECAYS ? gate.start[STEPS - 1] : 1.0f;
+    if (DECAYS) each(state, lane, [=](int, int, float& y) { y = times(stays, y); });
+    u32 u[BLOCKS][4];
 #pragma unroll
     for (int i = 0; i < BLOCKS; i++) {
       u32 a[4], b[4];
@@ -84,10 +86,7 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
           out[m][j] = times(start * scale, out[m][j]);
         }
 #pragma unroll
-      for (int j = 0; j < i; j++) {
-        load_b<false>(b, scores.erases, 16 * j, 16 * i, lane);
-        mma_pair(e[2 * i], e[2 * i + 1], u[j], b);
-      }
+      for (int j = 0; j < i; j++) erase<false>(e[2 * i], e[2 * i + 1], u[j], scores, i, j, lane);
       solve_block<false>(e[2 * i], e[2 * i + 1], scores, i, lane);
       float y[2][4], z[2][4];
 #pragma unroll
@@ -99,20 +98,15 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
           z[half][j] = DECAYS ? times(gate.end[t], y[half][j]) : y[half][j];
         }
       round_block(u[i], y[0], y[1]);
-      round_block(written[i], z[0], z[1]);
-    }
-    const float stays = DECAYS ? gate.start[STEPS - 1] : 1.0f;
-    if (DECAYS) each(state, lane, [=](int, int, float& y) { y = times(stays, y); });
-    add_steps(state, written, stage.k, lane);
-    if (!READ) return;
+      round_block(a, z[0], z[1]);
+      add_block(state, a, stage.k, i, lane);
 #pragma unroll
-    for (int i = 0; i < BLOCKS; i++)
-#pragma unroll
-      for (int j = 0; j <= i; j++) {
-        u32 b[4];
+      for (int j = 0; READ && j <= i; j++) {
         load_b<false>(b, scores.reads, 16 * j, 16 * i, lane);
         mma_pair(out[2 * i], out[2 * i + 1], u[j], b);
       }
+    }
+    if (!READ) return;
     const i64 t = chunk * STEPS;
     const int count = at_most_steps(layout.length - t);
     if (turn.careful) spoil_steps(out, spoilt, lane), spoil_steps(e, spoilt, lane);

@@ -47,7 +47,7 @@ backwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S
     }
     if (x.column + column < kept.wide)
       keep_state(kept.states + ((x.row * x.chunks + chunk) * kept.wide + x.column + column) * KEYS, state, turn.lost, lane);
-    u32 read[BLOCKS][4], erased[BLOCKS][4], solved[BLOCKS][4];
+    u32 read[BLOCKS][4], solved[BLOCKS][4];
     const float stays = DECAYS ? gate.start[STEPS - 1] : 1.0f;
     if (DECAYS) each(state, lane, [=](int, int, float& z) { z = times(stays, z); });
 #pragma unroll
@@ -68,10 +68,7 @@ backwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S
         mma_pair(y[2 * i], y[2 * i + 1], read[j], b);
       }
 #pragma unroll
-      for (int j = BLOCKS - 1; j > i; j--) {
-        load_b<true>(b, scores.erases, 16 * j, 16 * i, lane);
-        mma_pair(y[2 * i], y[2 * i + 1], solved[j], b);
-      }
+      for (int j = BLOCKS - 1; j > i; j--) erase<true>(y[2 * i], y[2 * i + 1], solved[j], scores, i, j, lane);
       solve_block<true>(y[2 * i], y[2 * i + 1], scores, i, lane);
       float z[2][4], w[2][4];
 #pragma unroll
@@ -83,18 +80,20 @@ backwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S
           w[half][j] = DECAYS ? times(-gate.start[t], z[half][j]) : -z[half][j];
         }
       round_block(solved[i], z[0], z[1]);
-      round_block(erased[i], w[0], w[1]);
+      u32 a[4];
+      round_block(a, w[0], w[1]);
+      add_block(state, a, stage.k, i, lane);
     }
-    add_steps(state, erased, stage.k, lane);
 #pragma unroll
-    for (int i = 0; i < BLOCKS; i++)
+    for (int i = 0; i < BLOCKS; i++) {
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         const int t = 16 * i + 8 * (j / 2) + lane % 4 * 2;
         const float even = scale * (DECAYS ? gate.start[t] : 1.0f), odd = scale * (DECAYS ? gate.start[t + 1] : 1.0f);
         read[i][j] = pair<S>(times(even, low(read[i][j], S())), times(odd, high(read[i][j], S())));
       }
-    add_steps(state, read, stage.q, lane);
+      add_block(state, read[i], stage.q, i, lane);
+    }
     const i64 t = chunk * STEPS;
     if (x.column + column < kept.wide) {
       if (turn.careful) spoil_steps(y, spoilt, lane);

@@ -107,16 +107,14 @@ template <class F> __device__ __forceinline__ void each(State& state, int lane, 
     for (int i = 0; i < 4; i++) f(8 * n + lane % 4 * 2 + i % 2, lane / 4 + i / 2 * 8, state[n][i]);
 }
 
-// state += (16 values by steps) times (steps by keys), the left side as rounded blocks.
-template <class Row> __device__ __forceinline__ void add_steps(State& state, const u32 (&a)[BLOCKS][4], const Row* rows, int lane) {
+// state += (16 values by the 16 steps of block i) times (those steps by keys).
+template <class Row> __device__ __forceinline__ void add_block(State& state, const u32 (&a)[4], const Row* rows, int i, int lane) {
 #pragma unroll
-  for (int i = 0; i < BLOCKS; i++)
-#pragma unroll
-    for (int n = 0; n < KEYS / 8; n += 2) {
-      u32 b[4];
-      load_b<true>(b, rows, 16 * i, 8 * n, lane);
-      mma_pair(state[n], state[n + 1], a[i], b);
-    }
+  for (int n = 0; n < KEYS / 8; n += 2) {
+    u32 b[4];
+    load_b<true>(b, rows, 16 * i, 8 * n, lane);
+    mma_pair(state[n], state[n + 1], a, b);
+  }
 }
 
 // Whether the state is not finite, anywhere in the block; then it is taken out.

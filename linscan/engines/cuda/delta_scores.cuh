@@ -4,7 +4,7 @@
 
 struct Scores {
   S reads[STEPS][WIDTH];       // scale q[t] k[s] e^(W[t] - W[s]) for s <= t
-  S erases[STEPS][WIDTH];      // -k[t] k[s] e^(W[t] - W[s]) for s < t
+  S erases[STEPS][WIDTH];      // -k[t] k[s] e^(W[t] - W[s]) for s < t; in block (j, i) what rounding left of block (i, j)
   S inverse[2][STEPS][16 + PAD];  // of the diagonal blocks, and what is left of it when rounded
   float work[BLOCKS][16][20];
 };
@@ -73,7 +73,11 @@ __device__ __forceinline__ void score(Scores& to, const Row* q, const Row* k, co
           if (n < BLOCKS) to.work[n][s + e - 16 * n][t - 16 * n] = x[e] * (BACK ? weight : gates.beta[s + e]);
           x[e] *= reading ? scale : -1.0f;
         }
-        *reinterpret_cast<u32*>(reading ? &to.reads[t][s] : &to.erases[t][s]) = pair<S>(x[0], x[1]);
+        const u32 whole = pair<S>(x[0], x[1]);
+        *reinterpret_cast<u32*>(reading ? &to.reads[t][s] : &to.erases[t][s]) = whole;
+        if (n >= BLOCKS && !reading)
+          *reinterpret_cast<u32*>(&to.erases[t - 16 * i + 16 * j][s - 16 * j + 16 * i]) =
+              pair<S>(x[0] - low(whole, S()), x[1] - high(whole, S()));
       }
     }
     if (n < BLOCKS) {
@@ -81,6 +85,17 @@ __device__ __forceinline__ void score(Scores& to, const Row* q, const Row* k, co
       invert(to, n, lane);
     }
   }
+}
+
+// x (a block of the system's left side) less what the known steps `u` of block j have in it. The scores come in two parts:
+// where keys resemble each other what is erased is far larger than what is left, and so would be what rounding left out.
+template <bool BACK>
+__device__ __forceinline__ void erase(float (&left)[4], float (&right)[4], const u32 (&u)[4], const Scores& scores, int i, int j, int lane) {
+  u32 b[4];
+  load_b<BACK>(b, scores.erases, 16 * i, 16 * j, lane);
+  mma_pair(left, right, u, b);
+  load_b<BACK>(b, scores.erases, 16 * j, 16 * i, lane);
+  mma_pair(left, right, u, b);
 }
 
 // x times a diagonal block's inverse, or, TURNED, its transpose; both in two parts, so that little is rounded away.

@@ -42,7 +42,7 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "s4": lambda D, length: S4(D, 32),
     "s5": lambda D, length: S5(D, 64),
     "s5-both": lambda D, length: _round(S5(D, 16, blocks=8, bidirectional=True, C_init="lecun_normal"), **_OF_S5),
-    "lru": lambda D, length: LRU(D, 2 * D, r_min=0.9, r_max=0.999, max_phase=0.5),
+    "lru": lambda D, length: LRU(D, 2 * D, r_min=0.9, r_max=0.999),
     "lru-slow": lambda D, length: LRU(D, 2 * D, r_min=0.99, r_max=0.9999, max_phase=0.1),
     "hyena": lambda D, length: Hyena(D, length),
     "hawk": lambda D, length: Hawk(D, heads=4),

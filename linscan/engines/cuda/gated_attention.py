@@ -108,9 +108,11 @@ def _gates(q, k, g, dq, dk, dots, *, lead, scale):
     """dg, from <S, dS> where chunks begin, q dq and k dk."""
     length, keys = q.shape[-2:]
     (q, k, _, g), layout = placed(lead, length, (q, k, None, g), 0)
-    dg = cupy.empty(dq.shape, np.float32)
-    code = kernel("gated_attention_back.cu", "gates", q.dtype.name, ("WIDE", 64), ("SLICE", 64), ("PACKED", 0))
-    code((-(-dots[0].size // 128),), (128,), (layout, q, k, g, dq, dk, dots, dg, keys, dots.shape[0], float(scale)))
+    dg, whole = cupy.empty(dq.shape, np.float32), all(map(packed, (q, k, g)))
+    code = kernel("gated_attention_back.cu", "gates", q.dtype.name, ("WIDE", 64), ("SLICE", 64), ("PACKED", int(whole)))
+    threads = dots[0].size // (2 if whole else 1)
+    told = np.int32(keys), dots.shape[0], float(scale)
+    code((-(-threads // 128),), (128,), (layout, q, k, g, dq, dk, dots, dg, *told))
     return dg
 
 

@@ -163,28 +163,33 @@ slopes(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v
   }
 }
 
-// `dots`, (part, row, chunk, key), parts to be added: <S, dS> where chunks begin, times `scale` what they are. dq and dk are those without s = t.
+// `dots`, (part, row, chunk, key), parts to be added: <S, dS> where chunks begin, times `scale` what they are. dq and dk are those
+// without s = t. A thread owns two channels where their places are whole words.
 extern "C" __global__ void gates(const __grid_constant__ Layout layout, const S* q, const S* k, const float* g, const S* dq,
-                                 const S* dk, const float* dots, float* dg, i64 keys, i64 parts, double scale) {
-  const i64 chunks = (layout.length + STEPS - 1) / STEPS, index = blockIdx.x * i64(blockDim.x) + threadIdx.x;
+                                 const S* dk, const float* dots, float* dg, int keys, i64 parts, double scale) {
+  constexpr int OWN = PACKED ? 2 : 1;
+  const i64 chunks = (layout.length + STEPS - 1) / STEPS, index = (blockIdx.x * i64(blockDim.x) + threadIdx.x) * OWN;
   if (index >= layout.rows * chunks * keys) return;
-  const i64 key = index % keys, chunk = index / keys % chunks, row = index / keys / chunks, t0 = chunk * STEPS;
+  const int key = static_cast<int>(index % keys);
+  const i64 chunk = index / keys % chunks, row = index / keys / chunks, t0 = chunk * STEPS, first = row * layout.length + t0;
   const Place place = locate(layout, row);
-  const i64 first = row * layout.length + t0;
-  q += place.at[Q] + t0 * layout.operand[Q].time + key, k += place.at[K] + t0 * layout.operand[K].time + key;
-  g += place.at[G] + t0 * layout.operand[G].time + key;
+  const i64 step_q = layout.operand[Q].time, step_k = layout.operand[K].time, step_g = layout.operand[G].time;
+  q += place.at[Q] + t0 * step_q + key, k += place.at[K] + t0 * step_k + key, g += place.at[G] + t0 * step_g + key;
   dq += first * keys + key, dk += first * keys + key, dg += first * keys + key;
   const int count = static_cast<int>(layout.length - t0 < STEPS ? layout.length - t0 : STEPS);
-  float sum = 0.0f;
-#pragma unroll 4
+  float sum[2] = {0.0f, 0.0f};
+  for (i64 n = 0; n < parts; n++)
+    for (int i = 0; i < OWN; i++) sum[i] += dots[n * layout.rows * chunks * keys + index + i];
+  for (int i = 0; i < OWN; i++) sum[i] *= __expf(g[i]) * static_cast<float>(scale);
+#pragma unroll 8
   for (int t = 0; t < count; t++) {
-    const float decay = expf(g[t * layout.operand[G].time]);
-    if (t == 0) {
-      for (i64 n = 0; n < parts; n++) sum += dots[n * layout.rows * chunks * keys + index];
-      sum = decay * (static_cast<float>(scale) * sum);
-    }
-    dg[t * keys] = decay == 0.0f ? 0.0f : sum;
-    sum = __fmaf_rn(widen(k[t * layout.operand[K].time]), widen(dk[t * keys]), sum);
-    sum = __fmaf_rn(-widen(q[t * layout.operand[Q].time]), widen(dq[t * keys]), sum);
+    const u32 x = two(k + t * step_k, 0, OWN), dx = two(dk + t * keys, 0, OWN);
+    const u32 y = two(q + t * step_q, 0, OWN), dy = two(dq + t * keys, 0, OWN);
+    float gate[2], out[2];
+    for (int i = 0; i < OWN; i++) gate[i] = __expf(g[t * step_g + i]), out[i] = gate[i] == 0.0f ? 0.0f : sum[i];
+    if (OWN == 2) *reinterpret_cast<float2*>(dg + t * keys) = {out[0], out[1]};
+    else dg[t * keys] = out[0];
+    sum[0] = __fmaf_rn(-low(y, S()), low(dy, S()), __fmaf_rn(low(x, S()), low(dx, S()), sum[0]));
+    sum[1] = __fmaf_rn(-high(y, S()), high(dy, S()), __fmaf_rn(high(x, S()), high(dx, S()), sum[1]));
   }
 }

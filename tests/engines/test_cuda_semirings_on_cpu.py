@@ -24,17 +24,14 @@ def engine(tmp_path_factory):
     tiles = launcher(folder, "assoc_tiles")
     module, cut = launcher(folder, "semiring_scan", assoc_tiles=tiles), tiles.cut
 
-    def board(*sizes):  # poisoned but for its flags
-        flags, size = tiles.memory_of(*sizes)
-        memory = empty(size, np.uint8)
-        memory[:flags] = 0
-        return memory
-
     def small(in_lanes, *sizes):  # two warps, and groups of two
         macros, run, warps = cut(in_lanes, *sizes)
         return tiles.Cut((*macros[:-2], ("WARPS", 2), ("GROUP", 2)), run, min(warps, 2))
 
-    tiles._board, tiles.cut = lambda *sizes: None if sizes[-1] == 1 else board(*sizes), small
+    tiles._board, tiles.cut = (
+        lambda *sizes: None if sizes[-1] == 1 else np.zeros(tiles.memory_of(*sizes), np.uint8).view(Array),
+        small,
+    )
     return module
 
 

@@ -10,7 +10,7 @@ struct Shared {
   __device__ __forceinline__ u8* turn(int) { return nullptr; }
 #else
   alignas(16) u8 turns[WARPS][RUN * WIDEST];  // WIDEST: bytes of the widest element as it is stored
-  Part warp[WARPS], entering;
+  Part warp[WARPS], tiles[2], entering;
   __device__ __forceinline__ u8* turn(int warp) { return turns[warp]; }
 #endif
 };
@@ -46,19 +46,16 @@ __device__ __forceinline__ Part receive_lanes(const Board<Part, Part>& board, i6
                                               Shared& shared, int lane, int warp, int warps) {
   const i64 slot = k * board.rows + row, group = k / GROUP;
   const int before = static_cast<int>(k % GROUP);
-  if (warp == 0 && mine) board.tell(board.tile_flag + slot, board.tile + slot, all, GOOD);
+  if (warp == 0 && mine) board.tile[slot].tell(all, GOOD);
 #pragma unroll 1
-  for (int i = warp; i < before; i += warps) {
-    const i64 asked = slot - (before - i) * board.rows;
-    shared.group[i][lane] = board.await(board.tile_flag + asked, board.tile + asked);
-  }
+  for (int i = warp; i < before; i += warps) shared.group[i][lane] = board.tile[slot - (before - i) * board.rows].await();
   __syncthreads();
   if (warp) return first;
   Part entering = first;
-  if (k >= GROUP) entering = board.await(board.begin_flag + group * board.rows + row, board.begin + group * board.rows + row);
+  if (group) entering = board.begin[group * board.rows + row].await();
 #pragma unroll 1
   for (int i = 0; i < before; i++) entering = compose(shared.group[i][lane], entering);
-  if (before == GROUP - 1 && mine) board.start_group(row, group + 1, compose(all, entering));
+  if (before == GROUP - 1 && mine) board.begin[(group + 1) * board.rows + row].tell(compose(all, entering), GOOD);
   return entering;
 }
 #endif
@@ -123,7 +120,7 @@ scan(const __grid_constant__ Layout layout, const __grid_constant__ Pointers poi
   if (warp == 0 && tiles > 1) {
     Part all = shared.warp[0];
     for (int w = 1; w < warps; w++) all = compose(shared.warp[w], all);
-    start = receive(board, row, k, all, true, start, lane);
+    start = receive(board, row, k, all, true, start, shared.tiles, lane);
   }
   if (threadIdx.x == 0) shared.entering = start;
   __syncthreads();

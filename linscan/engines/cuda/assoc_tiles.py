@@ -57,11 +57,9 @@ def cut(in_lanes: bool, narrowest: int, part: int, length: int) -> Cut:
     return Cut(sizes, run, warps)
 
 
-def memory_of(part: int, group: int, rows: int, tiles: int) -> tuple[int, int]:
-    """Bytes that blocks tell each other through (lookback.cuh): the flags, which begin as zeros, and all."""
-    groups = tiles // group + 1
-    flags = (2 * (tiles + groups) * rows + 3) // 4 * 16
-    return flags, flags + 2 * (tiles + groups) * rows * part
+def memory_of(part: int, group: int, rows: int, tiles: int) -> int:
+    """Bytes that blocks tell each other through (lookback.cuh): two for each of two parts, a map and a state."""
+    return 4 * (tiles + tiles // group + 1) * rows * part
 
 
 def launch(
@@ -83,7 +81,9 @@ def launch(
         launch(compiled, _copies(given), axis, reverse, part)
         return
     rows, tiles = math.prod(batch), -(-length // (sizes.run * sizes.warps))
-    run = compiled((*sizes.macros, ("RESETS", int(given.reset is not None)), ("REVERSED", int(reverse))))
+    run = compiled(
+        (*sizes.macros, ("RESETS", int(given.reset is not None)), ("REVERSED", int(reverse and not in_lanes)))
+    )
     pointers = np.array([0 if x is None else x.data.ptr for x in arrays], np.uint64)
     bundles = -(-rows // 32) if in_lanes else rows
     memory = _board(part, dict(sizes.macros)["GROUP"], rows, tiles)
@@ -103,7 +103,6 @@ def _board(part: int, group: int, rows: int, tiles: int) -> Array | None:
     """The memory that tiles of one row hand elements on by; a row of one tile needs none."""
     if tiles == 1:
         return None
-    flags, size = memory_of(part, group, rows, tiles)
-    memory = scratch(size, np.uint8)
-    memory.data.memset_async(0, flags)
+    memory = scratch(memory_of(part, group, rows, tiles), np.uint8)
+    memory.data.memset_async(0, memory.nbytes)
     return memory

@@ -36,7 +36,8 @@ struct Shared {
   Slab<S, N * N, CHUNK, THREADS> matrix;  // becomes dA
   Slab<S, N, CHUNK, THREADS> input;       // becomes h, or db
   Slab<S, N, SLOPE_OUT ? CHUNK : 1, SLOPE_OUT ? THREADS : 1> before;
-  Map warp[WARPS];
+  Map warp[WARPS], tiles[2];
+  bool tame[WARPS];
   State entering;
 };
 
@@ -160,17 +161,18 @@ scan(const __grid_constant__ Layout layout, const S* decay, const S* input, cons
   __syncthreads();
 
   const Map through = warp_compose(steps.composite(), lane);
-  if (lane == 31) shared.warp[warp] = through;
-  Map ahead = from_below(through, 1);
-  bool good = is_good(through);  // of the lanes before too
-  const bool tame = !__syncthreads_or(!good);
+  const Map ahead = from_below(through, 1);
+  bool good = is_good(through);
+  const bool tame = __all_sync(~0u, good);
+  if (lane == 31) shared.warp[warp] = through, shared.tame[warp] = tame;
+  __syncthreads();
   const Board<Map, State> board = ::board<Map, State>(memory, rows, tiles);
   if (warp == 0 && tiles > 1) {
     Map all = identity<Map>();
     if (lane < warps) all = shared.warp[lane];
     all = warp_compose(all, lane, WARPS > 4 ? 8 : WARPS > 2 ? 4 : WARPS);
-    const bool sound = tame && __all_sync(~0u, lane >= warps || is_good(all));
-    entering = receive(board, row, k, from_lane(all, warps - 1), sound, entering, lane);
+    const bool sound = __all_sync(~0u, lane >= warps || (shared.tame[lane] && is_good(all)));
+    entering = receive(board, row, k, from_lane(all, warps - 1), sound, entering, shared.tiles, lane);
   }
   if (threadIdx.x == 0) shared.entering = entering;
   __syncthreads();

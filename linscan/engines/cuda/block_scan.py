@@ -15,7 +15,7 @@ from linscan.engines.cuda.layout import Strides, layout, spread, strides
 
 _LARGEST = 336  # bytes of a step that a thread holds in registers: 8 rows of float32, 6 of float64, 4 of complex128
 _GROUP = 32
-_SHARED = 47_000  # bytes of shared memory a block may have
+_SHARED, _MEMORY = 48_500, 220_000  # bytes of shared memory a block may have, and of a multiprocessor
 _GRID = 1 << 20  # blocks of the loop over time
 
 
@@ -57,21 +57,22 @@ def _product(h: Array, db: Array, h0: Array | None, reset: Array | None, reverse
 
 
 def tile(n: int, itemsize: int, pullback: bool) -> Tile:
-    """The tile of matrices of n rows: as many steps as fit into the memory that blocks share."""
-    step = (n * n + (2 if pullback else 1) * n) * itemsize
-    chunk = 8 if n <= 2 else 4 if n <= 4 else 2
+    """The tile of matrices of n rows: as many steps as a block has room for, and as many blocks as fit."""
+    step, numbers = (n * n + (2 if pullback else 1) * n) * itemsize, max(1, itemsize // 4)
+    registers = min(255, {1: 48, 2: 64, 3: 96, 4: 126}.get(n, 255) * numbers)  # of a thread; fewer would spill
+    chunk, pads = 8 if n <= 2 else 4 if n <= 4 else 2, 48 if pullback else 32
     while True:
         for warps in (4, 3, 2, 1):
-            if 32 * warps * (chunk * step + 48) + warps * (n * n + n) * 16 <= _SHARED:
-                return Tile(chunk, warps, 2 if warps > 2 else 1)
+            shared = 32 * warps * (chunk * step + pads) + warps * (n * n + n) * 16
+            if shared <= _SHARED:
+                blocks = min(_MEMORY // shared, 65536 // (32 * warps * registers), 8)
+                return Tile(chunk, warps, max(1, blocks))
         chunk //= 2
 
 
-def memory_of(n: int, compute: int, rows: int, tiles: int) -> tuple[int, int]:
-    """Bytes that blocks tell each other through (lookback.cuh): the flags, which begin as zeros, and all."""
-    groups = tiles // _GROUP + 1
-    flags = (2 * (tiles + groups) * rows + 3) // 4 * 16
-    return flags, flags + (tiles + groups) * rows * (n * n + 2 * n) * compute
+def memory_of(n: int, compute: int, rows: int, tiles: int) -> int:
+    """Bytes that blocks tell each other through (lookback.cuh): two for each of a map and of a state."""
+    return 2 * (tiles + tiles // _GROUP + 1) * rows * (n * n + 2 * n) * compute
 
 
 def _launch(out: Array, arrays: tuple[Array | None, ...], last: Array | None, reverse: bool, pullback: bool) -> None:
@@ -113,9 +114,8 @@ def _board(n: int, compute: int, rows: int, tiles: int) -> Array | None:
     """The memory that tiles of one row hand states on by; a row of one tile needs none."""
     if tiles == 1:
         return None
-    flags, size = memory_of(n, compute, rows, tiles)
-    memory = scratch(size, np.uint8)
-    memory.data.memset_async(0, flags)
+    memory = scratch(memory_of(n, compute, rows, tiles), np.uint8)
+    memory.data.memset_async(0, memory.nbytes)
     return memory
 
 

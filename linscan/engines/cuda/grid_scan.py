@@ -67,7 +67,7 @@ def grid_scan_pullback(
 
 def _sizes(q: Array, v: Array) -> tuple[np.ndarray, int, int, int]:
     """The struct ``Grid``; lines of a state in a block, and into how many parts lines and columns are cut."""
-    keys = min(8 if accum_dtype(q.dtype).itemsize <= 8 else 4, q.shape[-1])
+    keys = 8 if accum_dtype(q.dtype).itemsize <= 8 else 4
     size = np.zeros(1, [(name, "i8") for name in ("grids", "width", "height", "keys", "values")])
     size[0] = (math.prod(q.shape[:-3]), *q.shape[-3:], v.shape[-1])
     return size, keys, -(-q.shape[-1] // keys), -(-v.shape[-1] // _COLUMNS)

@@ -6,7 +6,8 @@
 // An element is what some steps do: h -> join(a + h, m + log l), where m is the largest exponent and l a sum of
 // exponentials of at most 0; y is the average of their values. Minus infinity is the zero: m of steps that add nothing, a
 // of steps that forget, and a of a state. Plus infinity and NaN go where the plain loop has them: where what came before
-// has nothing, a + m is not formed, because the state that it would be formed with is not known yet.
+// has nothing, a + m is not formed, because the state that it would be formed with is not known yet; and after +inf it
+// does not matter what comes before. (Averages after a log-decay of +inf, which is none, are not those of the loop.)
 #ifndef STORAGE
 #define STORAGE float
 #define AVERAGE 1
@@ -88,9 +89,9 @@ __device__ __forceinline__ void result(Outputs& out, int i, const Element& x) {
 }
 
 __device__ __forceinline__ Element combine(const Element& earlier, const Element& later) {
-  const bool forgets = earlier.a == nothing();
+  const bool settled = earlier.m > nothing() && (earlier.a == nothing() || later.a == -nothing());
   Element both = later;
-  both.a = forgets && earlier.m > nothing() ? earlier.a : earlier.a + later.a;
+  both.a = settled ? earlier.a : earlier.a + later.a;
   if (earlier.m == nothing() && earlier.a > nothing()) return both;
   const C carried = later.a + earlier.m;
   const bool older = carried >= later.m, known = carried == carried && later.m == later.m;

@@ -129,7 +129,7 @@ def run(
     macros: dict[str, int] = {"LANES": sizes.lanes, "PER": sizes.per, "COLUMNS": sizes.columns, "WARPS": sizes.warps}
     macros |= {
         "DEPTH": sizes.depth,
-        "UNROLL": 2 if program.feed else _UNROLL,
+        "UNROLL": 2 if program.feed or program.rows > 3 else _UNROLL,
         "PRE": program.pre,
         "READS": program.reads,
         "WRITES": program.writes,

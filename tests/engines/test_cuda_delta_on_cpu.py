@@ -114,7 +114,7 @@ def test_no_decay_and_one_step(rng, engine):
 
 
 def test_strong_decays_and_steps_that_forget(rng, engine):
-    q, k, v, beta, g, S0 = problem(rng, 70, 15, 9, lead=(2,))
+    q, k, v, beta, g, S0 = problem(rng, 70, 15, 72, lead=(2,))
     g[0] *= 300
     g[1, [0, 5, 63, 64]] = -np.inf
     check(engine, q, k, v, beta, g, S0)

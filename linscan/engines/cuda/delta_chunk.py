@@ -14,7 +14,7 @@ from linscan.engines.cuda.head_layout import packed, placed
 STEPS, _PAD = 64, 8  # as in delta_chunk.cuh
 _TILE = 64  # values are padded to a multiple of it in what is kept
 _STAGES = 3  # chunks in shared memory, at most
-_WARPS = 16  # of a block that makes the gradients of a chunk
+_WARPS, _TILES = 16, 2  # of a block that makes the gradients of a chunk; tiles of values in shared memory, at most
 _FEW = 64  # blocks that leave half of the card idle: then each has half the values
 _KEPT = np.dtype([("steps", "u8"), ("states", "u8"), ("wide", "i8")])
 
@@ -68,6 +68,7 @@ class Call:
         (*self.inputs, self.first), self.struct = placed(self.lead, self.length, (q, k, v, beta, g, S), 1)
         self.rows, self.chunks = math.prod(self.lead), -(-self.length // STEPS)
         self.wide_keys, self.wide = -(-self.keys // 64) * 64, -(-self.values // _TILE) * _TILE
+        self.limit = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
         aligned = all(map(packed, self.inputs[:3]))
         self.macros = [("KEYS", self.wide_keys), ("DECAYS", int(g is not None)), ("PACKED", int(aligned))]
 
@@ -85,8 +86,7 @@ class Call:
     def along(self, name: str, kept: Kept | None, arguments: tuple[Any, ...], scale: float, macros: list[Any]) -> None:
         """Through all chunks, one block for each row and 128 or 64 of its values."""
         warps = 8 if self.values > 64 and self.rows * -(-self.values // 128) > _FEW else 4
-        limit = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
-        stages = max(n for n in range(1, _STAGES + 1) if n == 1 or _shared(self.wide_keys, warps, n) <= limit)
+        stages = max(n for n in range(1, _STAGES + 1) if n == 1 or _shared(self.wide_keys, warps, n) <= self.limit)
         source = "delta_chunk.cu" if name == "forwards" else "delta_chunk_flow.cu"
         struct = np.zeros(1, f"V{_KEPT.itemsize}") if kept is None else kept.struct()
         blocks, shared = self.rows * -(-self.values // (16 * warps)), _shared(self.wide_keys, warps, stages)
@@ -100,11 +100,11 @@ class Call:
         dtype, steps = self.inputs[0].dtype, (*self.lead, self.length)
         dq, dk, dv = (cupy.empty((*steps, n), dtype) for n in (self.keys, self.keys, self.values))
         dbeta, dg = (cupy.empty(steps, np.float32) for _ in range(2))
-        tiles, sums = 3 * (STEPS + _PAD) + 4 * (self.wide_keys + _PAD), (_WARPS + 6 + 4) * STEPS + _WARPS
         arguments = (*self.inputs, forth.struct(), back.struct(), dq, dk, dv, dbeta, dg)
         arguments += self.keys, self.values, np.float32(scale)
-        blocks, shared = self.rows * self.chunks, 2 * STEPS * tiles + 4 * sums
-        self.launch("delta_chunk_back.cu", "gradients", [("WARPS", _WARPS)], blocks, 32 * _WARPS, arguments, shared)
+        blocks, tiles = self.rows * self.chunks, _TILES if _shared_back(self.wide_keys, _TILES) <= self.limit else 1
+        shared, macros = _shared_back(self.wide_keys, tiles), [("WARPS", _WARPS), ("TILES", tiles)]
+        self.launch("delta_chunk_back.cu", "gradients", macros, blocks, 32 * _WARPS, arguments, shared)
         return dq, dk, dv, dbeta, None if self.inputs[4] is None else dg[..., None]
 
     def launch(self, source, name, macros, blocks, threads, arguments, shared) -> None:
@@ -119,3 +119,9 @@ def _shared(keys: int, warps: int, stages: int) -> int:
     stage, turns = 2 * STEPS * (2 * (keys + _PAD) + 16 * warps + _PAD), 2 if stages == 3 else 1
     scores = 2 * STEPS * (2 * (STEPS + _PAD) + 2 * (16 + _PAD)) + 4 * STEPS * 20
     return stages * stage + turns * scores + (3 * 6 + 1 + turns) * 4 * STEPS
+
+
+def _shared_back(keys: int, tiles: int) -> int:
+    """Bytes of the struct ``Shared`` of delta_chunk_back.cu."""
+    tile, rows = 3 * (STEPS + _PAD) + 2 * (keys + _PAD), 2 * (keys + _PAD)
+    return 2 * STEPS * (tiles * tile + rows) + 4 * ((_WARPS + 6 + 4) * STEPS + _WARPS)

@@ -16,15 +16,20 @@
 #define WARPS 16
 #define DECAYS 1
 #define PACKED 1
+#define TILES 2
 #endif
 #include "delta_chunk.cuh"
 
 constexpr int SHARES = WARPS / 4, SHARE = KEYS / SHARES;  // of the keys
 constexpr int QUARTERS = THREADS / STEPS;                 // threads to a step
 
+// What belongs to 64 values.
+struct Tile {
+  S e[STEPS][WIDTH], y[STEPS][WIDTH], flow[STEPS][WIDTH];  // E, then U, and dP of the chunk at last; Y, then R, and dL; dO
+  S state[STEPS][KEYS + PAD], after[STEPS][KEYS + PAD];    // S and X, a row for each value
+};
 struct Shared {
-  S e[STEPS][WIDTH], y[STEPS][WIDTH], flow[STEPS][WIDTH];  // E, then U, then dP; Y, then R, then dL; dO
-  S state[STEPS][KEYS + PAD], after[STEPS][KEYS + PAD];    // S and X, a row for each of 64 values
+  Tile tile[TILES];  // with two the next one is on its way
   S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD];
   Gates gates;
   float sums[4][SHARES][STEPS], part[WARPS];
@@ -99,14 +104,14 @@ __device__ __forceinline__ void store_keys(S* to, const Sums& x, int first, int 
 
 // In place of E and Y what is written, U, and the gradient of v, R, which goes out; a thread has a part of a step.
 // Returns its part of dbeta.
-__device__ __forceinline__ float weigh(Shared& shared, S* dv, i64 values, int count, int width, bool careful) {
+__device__ __forceinline__ float weigh(const Shared& shared, Tile& tile, S* dv, i64 values, int count, int width, bool careful) {
   const int t = threadIdx.x / QUARTERS, c = threadIdx.x % QUARTERS * (STEPS / QUARTERS);
   const float beta = shared.gates.beta[t];
   const bool bad = careful && shared.bad[FLOW][t];
   float sum = 0.0f;
 #pragma unroll
   for (int j = 0; j < STEPS / QUARTERS; j += 8) {
-    u32 *errors = reinterpret_cast<u32*>(&shared.e[t][c + j]), *flows = reinterpret_cast<u32*>(&shared.y[t][c + j]);
+    u32 *errors = reinterpret_cast<u32*>(&tile.e[t][c + j]), *flows = reinterpret_cast<u32*>(&tile.y[t][c + j]);
     Half8 y;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -167,18 +172,32 @@ __device__ __forceinline__ void gate_gradients(const Shared& shared, float* dg, 
 }
 
 // Takes out what is not finite: whole rows of steps; of S and X everything, since E and Y then say which steps see it.
-__device__ __forceinline__ void take_out(Shared& shared) {
-  clear_rows<STEPS>(shared.e, shared.bad[ERROR]), clear_rows<STEPS>(shared.y, shared.bad[FLOW]);
-  clear_rows<STEPS>(shared.flow, shared.bad[OUT_FLOW]);
+__device__ __forceinline__ void take_out(Shared& shared, Tile& tile) {
+  clear_rows<STEPS>(tile.e, shared.bad[ERROR]), clear_rows<STEPS>(tile.y, shared.bad[FLOW]);
+  clear_rows<STEPS>(tile.flow, shared.bad[OUT_FLOW]);
   for (int i = threadIdx.x; i < STEPS * KEYS; i += THREADS) {
     S *rows[2] = {&shared.q[i / KEYS][i % KEYS], &shared.k[i / KEYS][i % KEYS]};
-    S *states[2] = {&shared.state[i / KEYS][i % KEYS], &shared.after[i / KEYS][i % KEYS]};
+    S *states[2] = {&tile.state[i / KEYS][i % KEYS], &tile.after[i / KEYS][i % KEYS]};
     for (int j = 0; j < 2; j++) {
       if (not_finite(rows[j]->bits)) *rows[j] = Narrow<S>::of(0.0f);
       if (not_finite(states[j]->bits)) *states[j] = Narrow<S>::of(0.0f);
     }
   }
   __syncthreads();
+}
+
+// Sees to it that the tile of values from v on is on its way.
+__device__ __forceinline__ void fetch(Tile& to, const Layout& layout, const Place& place, const S* flow, const Kept& forth, const Kept& back,
+                                      i64 row, i64 chunk, i64 v, i64 values) {
+  const i64 t = chunk * STEPS, wide = forth.wide, steps = (row * layout.length + t) * wide + v, step = layout.operand[V].time;
+  const i64 state = ((row * ((layout.length + STEPS - 1) / STEPS) + chunk) * wide + v) * KEYS;
+  const int count = at_most_steps(layout.length - t), width = static_cast<int>(values - v < STEPS ? values - v : STEPS);
+  load<STEPS, true>(to.e, forth.steps + steps, wide, count, STEPS);
+  load<STEPS, true>(to.y, back.steps + steps, wide, count, STEPS);
+  load<STEPS, PACKED>(to.flow, flow + place.at[V] + v + t * step, step, count, width);
+  load<KEYS, true>(to.state, forth.states + state, KEYS, STEPS, KEYS);
+  load<KEYS, true>(to.after, back.states + state, KEYS, STEPS, KEYS);
+  commit();
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -192,9 +211,10 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
   const Place place = locate(layout, row);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, i = warp % 4, share = warp / 4, first = 16 * i;
   const int count = at_most_steps(layout.length - t0);
-  const i64 step_q = layout.operand[Q].time, step_k = layout.operand[K].time, step_v = layout.operand[V].time;
+  const i64 step_q = layout.operand[Q].time, step_k = layout.operand[K].time;
   load<KEYS, PACKED>(shared.q, q + place.at[Q] + t0 * step_q, step_q, count, keys);
   load<KEYS, PACKED>(shared.k, k + place.at[K] + t0 * step_k, step_k, count, keys);
+  fetch(shared.tile[0], layout, place, flow, forth, back, row, chunk, 0, values);
   bool odd = warp == 0 && gates(shared.gates, steep(layout, place, g, beta, chunk, lane), lane), careful = false;
   for (int n = threadIdx.x; n < 3 * STEPS; n += THREADS) shared.bad[n / STEPS][n % STEPS] = 0;
   __syncthreads();
@@ -207,25 +227,22 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
 #pragma unroll 1
   for (i64 v = 0; v < forth.wide; v += STEPS) {
     const int width = static_cast<int>(values - v < STEPS ? values - v : STEPS);
-    const i64 state = ((row * chunks + chunk) * forth.wide + v) * KEYS;
-    load<STEPS, true>(shared.e, forth.steps + at * forth.wide + v, forth.wide, count, STEPS);
-    load<STEPS, true>(shared.y, back.steps + at * forth.wide + v, forth.wide, count, STEPS);
-    load<STEPS, PACKED>(shared.flow, flow + place.at[V] + v + t0 * step_v, step_v, count, width);
-    load<KEYS, true>(shared.state, forth.states + state, KEYS, STEPS, KEYS);
-    load<KEYS, true>(shared.after, back.states + state, KEYS, STEPS, KEYS);
-    commit();
+    Tile& tile = shared.tile[v / STEPS % TILES];
     arrived<0>();
-    odd |= inspect<STEPS, true>(shared.e, shared.bad[ERROR]) | inspect<STEPS, true>(shared.y, shared.bad[FLOW]);
-    odd |= inspect<STEPS, PACKED>(shared.flow, shared.bad[OUT_FLOW]);
-    odd |= inspect<KEYS, true>(shared.state, shared.other) | inspect<KEYS, true>(shared.after, shared.other);
+    odd |= inspect<STEPS, true>(tile.e, shared.bad[ERROR]) | inspect<STEPS, true>(tile.y, shared.bad[FLOW]);
+    odd |= inspect<STEPS, PACKED>(tile.flow, shared.bad[OUT_FLOW]);
+    odd |= inspect<KEYS, true>(tile.state, shared.other) | inspect<KEYS, true>(tile.after, shared.other);
     if (v == 0) odd |= inspect<KEYS, PACKED>(shared.q, shared.other) | inspect<KEYS, PACKED>(shared.k, shared.other);
     careful |= __syncthreads_or(odd);
-    if (careful) take_out(shared);
-    weight += weigh(shared, dv + at * values + v, values, count, width, careful);
+    if (careful) take_out(shared, tile);
+    const bool more = v + STEPS < forth.wide;
+    Tile& other = shared.tile[(v / STEPS + 1) % TILES];
+    if (TILES == 2 && more) fetch(other, layout, place, flow, forth, back, row, chunk, v + STEPS, values);
+    weight += weigh(shared, tile, dv + at * values + v, values, count, width, careful);
     if (DECAYS)
       for (int n = threadIdx.x * 8; n < STEPS * KEYS; n += THREADS * 8) {
-        const Half8 x = *reinterpret_cast<const Half8*>(&shared.state[n / KEYS][n % KEYS]);
-        const Half8 y = *reinterpret_cast<const Half8*>(&shared.after[n / KEYS][n % KEYS]);
+        const Half8 x = *reinterpret_cast<const Half8*>(&tile.state[n / KEYS][n % KEYS]);
+        const Half8 y = *reinterpret_cast<const Half8*>(&tile.after[n / KEYS][n % KEYS]);
 #pragma unroll
         for (int j = 0; j < 8; j++) met = __fmaf_rn(widen(x.item[j]), widen(y.item[j]), met);
       }
@@ -233,27 +250,29 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
 #pragma unroll
     for (int c = 0; c < STEPS; c += 16) {
       u32 a[4], r[4], b[4];
-      load_a<false>(a, shared.flow, first, c, lane);
-      load_a<false>(r, shared.y, first, c, lane);
+      load_a<false>(a, tile.flow, first, c, lane);
+      load_a<false>(r, tile.y, first, c, lane);
 #pragma unroll
       for (int n = 0; n < 2 * BLOCKS / SHARES; n++) {
         const int j = share / 2 + n * (SHARES / 2);
         if (j > i) continue;
-        load_b<false>(b, shared.e, c, 16 * j, lane);
+        load_b<false>(b, tile.e, c, 16 * j, lane);
         if (outer) mma_pair(scores[2 * n], scores[2 * n + 1], a, b);
         else mma_pair(scores[2 * n], scores[2 * n + 1], r, b);
       }
 #pragma unroll
       for (int n = 0; n < SHARE / 8; n += 2) {
-        load_b<true>(b, shared.state, c, share * SHARE + 8 * n, lane);
+        load_b<true>(b, tile.state, c, share * SHARE + 8 * n, lane);
         mma_pair(query[n], query[n + 1], a, b);
         mma_pair(reading[n], reading[n + 1], r, b);
       }
-      load_a<false>(a, shared.e, first, c, lane);
-      add_keys(left, a, shared.after, c, share, lane);
+      load_a<false>(a, tile.e, first, c, lane);
+      add_keys(left, a, tile.after, c, share, lane);
     }
     __syncthreads();
+    if (TILES == 1 && more) fetch(other, layout, place, flow, forth, back, row, chunk, v + STEPS, values);
   }
+  Tile& last = shared.tile[0];
 #pragma unroll
   for (int m = 0; m < 2 * BLOCKS / SHARES; m++) {
     const int j = share / 2 + m * (SHARES / 2);
@@ -269,7 +288,7 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
           const float y = (outer ? scale : -1.0f) * scores[2 * m + n][2 * r + e];
           x[e] = s + e < t + outer ? y * between(shared.gates, t, s + e) : 0.0f;
         }
-        *reinterpret_cast<u32*>(outer ? &shared.e[t][s] : &shared.y[t][s]) = pair<S>(x[0], x[1]);
+        *reinterpret_cast<u32*>(outer ? &last.e[t][s] : &last.y[t][s]) = pair<S>(x[0], x[1]);
       }
   }
 #pragma unroll
@@ -293,8 +312,8 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
   for (int j = 0; j < BLOCKS; j++) {
     if (j > i) continue;
     u32 a[4], r[4], b[4];
-    load_a<false>(a, shared.e, first, 16 * j, lane);
-    load_a<false>(r, shared.y, first, 16 * j, lane);
+    load_a<false>(a, last.e, first, 16 * j, lane);
+    load_a<false>(r, last.y, first, 16 * j, lane);
 #pragma unroll
     for (int n = 0; n < SHARE / 8; n += 2) {
       load_b<true>(b, shared.k, 16 * j, share * SHARE + 8 * n, lane);
@@ -319,9 +338,9 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
   for (int j = 0; j < BLOCKS; j++) {
     if (j < i) continue;
     u32 a[4];
-    load_a<true>(a, shared.e, 16 * j, first, lane);
+    load_a<true>(a, last.e, 16 * j, first, lane);
     add_keys(reading, a, shared.q, 16 * j, share, lane);
-    load_a<true>(a, shared.y, 16 * j, first, lane);
+    load_a<true>(a, last.y, 16 * j, first, lane);
     add_keys(reading, a, shared.k, 16 * j, share, lane);
   }
   if (DECAYS) dots(shared.sums[MET], reading, shared.k, first, share, lane);

@@ -132,6 +132,7 @@ def test_what_is_not_finite_reaches_only_those_that_see_it(rng, engine, dtype):
         for grad in grads:
             assert np.isfinite(grad[:54].astype(float)).all()
             assert np.isfinite(grad[67:].astype(float)).all()
+        assert which or np.isnan(grads[3][55:61].astype(float)).all()  # between the query and the keys it sees
         touched = np.zeros(70, bool)
         touched[60 : 61 if which == 0 else 67] = True
         assert which == 1 or not np.isfinite(o[touched].astype(float)).any(0).all()

@@ -15,8 +15,9 @@ from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.rnn_scan import BEHIND_A_GATE, as_bytes, number_of, problem
 
 _THREADS = 128
-_CHUNK = 32  # steps of the shortest chunk
+_CHUNK = 64  # steps of the shortest chunk
 _MOST = 256  # chunks, unless they would be shorter
+_WARM = 32  # steps by which the first guess of a chunk begins before it
 
 
 def newton_scan(r, array_form: Callable[..., Any], *, quasi, damping, tol, limit, workers) -> Any:
@@ -93,7 +94,7 @@ class _Passes:
 
     def begin(self) -> None:
         size = self.worst.size
-        self.launch("guess", size, self.maps, self.edges)
+        self.launch("guess", size, _WARM, self.maps, self.edges)
         self.launch("seams", size, self.maps, self.ends, self.edges, self.worst)
 
     def correct(self, active: Array) -> None:

@@ -1,12 +1,13 @@
 // s[t] = f(x[t], R u(s[t-1]) + b, s[t-1]) for all t at once, by Newton's method: cells with diagonal R.
 //
 // With r[t] = f(s[t-1]) - s[t] the correction solves δ[t] = J[t] δ[t-1] + r[t]. Time is cut into chunks, one to a thread:
-//   guess   every chunk runs the cell's own loop, from the start: only steps that begin a chunk have a residual
+//   guess   every chunk runs the cell's own loop, from the start and `warm` steps before its first, which cells that forget
+//           are close to after that: only steps that begin a chunk have a residual
 //   seams   that residual, and what the chunk makes of a correction before it: δ -> map δ + end
 //   carry   from chunk to chunk: `flow`, the correction that enters each
 //   correct every chunk goes through its corrections, and through residuals and maps of the corrected states
 // so that an iteration reads x once. `edges` are the states that chunks end with, before and after.
-// Bytes moved: x read and s written by the guess; x and s read and s written by each correction.
+// Bytes moved: x read, once and a share, and s written by the guess; x and s read and s written by each correction.
 // Limits: below 2^31 blocks.
 #ifndef STORAGE  // the launcher's macros, as the tests compile them
 #define STORAGE float
@@ -23,34 +24,45 @@ struct Step {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-guess(const __grid_constant__ Problem p, i64 steps, i64 chunks, C* maps, C* edges) {
+guess(const __grid_constant__ Problem p, i64 steps, i64 chunks, i64 warm, C* maps, C* edges) {
   const Piece at(p, steps, chunks);
   if (!at.mine) return;
   const Row<S> from(p.x, p, at.row, at.channel);
   const Row<u8> reset(p.reset, p, at.row, 0);
   const Row<C> states(p.states, p, at.row, at.channel);
   const Channel c(p, at.row, at.channel);
+  const i64 begin = at.lo > warm ? at.lo - warm : 0;
   State s;
   Map map;
   Row<C>(p.first, p, at.row, at.channel).get(s, 0, true);
-  restart(s, at.chunk > 0);
+  restart(s, begin > 0);
   identity(map);
   Input next[AHEAD];
 #pragma unroll
-  for (int i = 0; i < AHEAD; i++) next[i].fetch(from, reset, at.lo + i, at.hi, true);
+  for (int i = 0; i < AHEAD; i++) next[i].fetch(from, reset, begin + i, at.hi, true);
 #pragma unroll 1
-  for (i64 t = at.lo; t < at.hi; t += AHEAD) {
+  for (i64 first = begin; first < at.hi; first += AHEAD) {
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) {
-      if (t + i >= at.hi) break;
-      State after;
-      Map slope;
-      evaluate(c, next[i].x, next[i].fresh, s, after, slope);
-      next[i].fetch(from, reset, t + i + AHEAD, at.hi, true);
-      if (t + i > at.lo) compose(slope, map);
+      const i64 t = first + i;
+      if (t >= at.hi) break;
+      const Input now = next[i];
+      next[i].fetch(from, reset, t + AHEAD, at.hi, true);
+      if (t > at.lo) {
+        State after;
+        Map slope;
+        evaluate(c, now.x, now.fresh, s, after, slope);
+        compose(slope, map);
 #pragma unroll
-      for (int n = 0; n < STATES; n++) s[n] = after[n];
-      states.put(s, t + i, true);
+        for (int n = 0; n < STATES; n++) s[n] = after[n];
+      } else {
+        C x[GATES], y[GATES];
+        widened(x, now.x);
+        restart(s, now.fresh);
+        c.fed(y, s);
+        step(activate(x, y, s, c.w), x, y, s, c.w);
+      }
+      if (t >= at.lo) states.put(s, t, true);
     }
   }
   put_map(map, maps, at), at.put(s, edges);

@@ -41,7 +41,7 @@ __device__ __forceinline__ int part_of_head() { return static_cast<int>(blockIdx
 
 __device__ __forceinline__ void everyone() {
 #if PARTS > 1
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 #else
   __syncthreads();
 #endif

@@ -16,6 +16,7 @@
 #define SLICE 128
 #define PACKED 1
 #endif
+constexpr int WARPS = 4;  // of a block
 #include "gated_chunk.cuh"
 
 constexpr int COLUMNS = SLICE / 8;  // 16 x 8 tiles of a warp

@@ -6,7 +6,7 @@
 // the decays of the blocks after them as it is summed, and that of halves of a block with the decays from their start. dk is the
 // same backwards in time, of (v, do, q) in the place of (do, v, k), every decay one step later, and the gradients of the states.
 //
-// `slopes` makes dq or dk of a chunk, SLICE columns of them a block, 16 steps a warp, with WIDE values summed over.
+// `slopes` makes dq or dk of a chunk, SLICE columns of them a block, half of them for 16 steps a warp, with WIDE values summed over.
 // `gates` makes dg: dg[t+1] = dg[t] + k[t] dk[t] - q[t] dq[t], anew in each chunk, which begins with dg = e^g <S, dS>: over a
 // whole sequence it would be small differences of large numbers. What s = t adds to both products is the same, and left out:
 // under strong decays it is nearly all of them. One thread a chunk and channel.
@@ -19,6 +19,7 @@
 #define SLICE 128
 #define PACKED 1
 #endif
+constexpr int WARPS = 8;  // of a block: four for the steps times two for the columns
 #include "gated_chunk.cuh"
 
 struct Chunk {
@@ -81,12 +82,13 @@ slopes(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v
        const __grid_constant__ Pass pass) {
   extern __shared__ __align__(16) u8 memory[];
   Chunk& shared = *reinterpret_cast<Chunk*>(memory);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, values = static_cast<int>(pass.values);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4, values = static_cast<int>(pass.values);
   const Spot x = spot<SLICE>(layout, pass.keys, pass.head);
   const Place place = locate(layout, x.row);
   const i64 step_q = layout.operand[Q].time, step_k = layout.operand[K].time, step_v = layout.operand[V].time;
   const i64 step_g = layout.operand[G].time;
   const int late = static_cast<int>(pass.late), begin = x.t ? 0 : late;
+  const int start = threadIdx.x / 128 * (SLICE / 2), stop = start + SLICE / 2;
   fetch<SLICE>(shared.v, v + place.at[V] + x.column + x.t * step_v, step_v, 0, x.count, x.width, STEPS);
   commit();
   fetch<WIDE>(shared.q, q + place.at[Q] + x.t * step_q, step_q, 0, x.count, values, STEPS);
@@ -95,14 +97,14 @@ slopes(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v
   commit();
   g += place.at[G] + x.column + (x.t - late) * step_g;
   Tile y;
-  logarithms(y, g, step_g, warp, 0, begin, x.count, x.width, lane);
+  logarithms(y, g, step_g, warp, start, begin, x.count, x.width, lane);
   arrived<1>();
   __syncthreads();
 #pragma unroll 1
-  for (int j = 0; j < SLICE; j += 16) {
+  for (int j = start; j < stop; j += 16) {
     Decays d;
     decays(d, y);
-    if (j + 16 < SLICE) logarithms(y, g, step_g, warp, j + 16, begin, x.count, x.width, lane);
+    if (j + 16 < stop) logarithms(y, g, step_g, warp, j + 16, begin, x.count, x.width, lane);
     join<1>(d, lane), join<2>(d, lane), join<4>(d, lane), join<8>(d, lane);
     Tile part;
     take(part, shared.v, warp, j, lane);
@@ -118,12 +120,12 @@ slopes(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v
   for (int n = 0; n < 4; n++) own[n] = warp == 0 ? a[0][n] : warp == 1 ? a[1][n] : warp == 2 ? a[2][n] : a[3][n];
   const i64 step = pass.backwards ? -pass.keys : pass.keys, t = pass.backwards ? layout.length - 1 - x.t : x.t;
   o += (x.row * layout.length + t) * pass.keys + x.column, rest += (x.row * layout.length + t) * pass.keys + x.column;
-  logarithms(y, g, step_g, warp, 0, begin, x.count, x.width, lane);
+  logarithms(y, g, step_g, warp, start, begin, x.count, x.width, lane);
 #pragma unroll 1
-  for (int j = 0; j < SLICE; j += 16) {
+  for (int j = start; j < stop; j += 16) {
     Decays d;
     decays(d, y);
-    if (j + 16 < SLICE) logarithms(y, g, step_g, warp, j + 16, begin, x.count, x.width, lane);
+    if (j + 16 < stop) logarithms(y, g, step_g, warp, j + 16, begin, x.count, x.width, lane);
     float out[2][4] = {};
     u32 b[4];
 #pragma unroll 4

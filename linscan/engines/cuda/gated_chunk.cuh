@@ -5,7 +5,6 @@
 // products of decays alone, one exponential a number, and never a quotient. So five products of matrices make a triangle of
 // 16 x 16, of blocks of 1, 2, 4, 8 and of the diagonal; blocks of 16 see each other through `whole` ones between them.
 #pragma once
-constexpr int WARPS = 4;  // of a block
 #include "attention_tiles.cuh"
 
 constexpr int BLOCKS = STEPS / 16;

@@ -13,6 +13,7 @@
 #define SLICE 128
 #define PACKED 1
 #endif
+constexpr int WARPS = 4;  // of a block
 #include "gated_chunk.cuh"
 
 constexpr int TILE = 16 * WARPS, COLUMNS = SLICE / 8;  // keys of a block of `states`; 16 x 8 tiles of a warp

@@ -18,7 +18,7 @@ import cupy
 
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cuda.capture import held
-from linscan.engines.cuda.recurrent_pass import BY_ROW, EVERY, READ, SUM, Pass, gate, run, sizes_of
+from linscan.engines.cuda.recurrent_pass import BY_COLUMN, BY_ROW, EVERY, READ, SUM, Pass, gate, run, sizes_of
 
 _WIDEST = Pass(1, 2, 1, 0, 0)
 
@@ -35,7 +35,9 @@ def fits(length: int, keys: int, values: int, dtype: Any) -> bool:
     """Whether the states are not empty and no larger than a block of threads holds."""
     size = accum_dtype(dtype).itemsize
     pairs = (keys, values), (values, keys)
-    return min(length, keys, values) > 0 and all(sizes_of(_WIDEST, *pair, size, BY_ROW) for pair in pairs)
+    return min(length, keys, values) > 0 and all(
+        sizes_of(_WIDEST, *pair, size, by) for pair in pairs for by in (BY_ROW, BY_COLUMN)
+    )
 
 
 def linear_attention(q, k, v, g, S0, *, lead, scale, keep):

@@ -65,14 +65,16 @@ def sizes_of(program: Pass, rows: int, columns: int, itemsize: int, decay: int) 
     while 32 * per < rows:
         per *= 2
     lanes = 1 << (-(-rows // per) - 1).bit_length()
-    wide = min(8, (64 if per <= 8 else 128) // (per * words), 1 << max(0, columns - 1).bit_length())
+    wide = min(8, (64 if per <= 16 else 128) // (per * words), 1 << max(0, columns - 1).bit_length())
     if not wide:
         return None
     warps = min(_WARPS, 1 << (-(-columns * lanes // (32 * wide)) - 1).bit_length())
-    depth = 16
-    while depth and shared(program, Sizes(lanes, per, wide, warps, depth), itemsize, decay) > _SHARED:
-        depth //= 2
-    return Sizes(lanes, per, wide, warps, depth) if depth else None
+    for depth in (16, 8, 4, 2, 1):
+        for some in (warps, 1)[: 1 if depth > 1 else 2]:
+            sizes = Sizes(lanes, per, wide, some, depth)
+            if shared(program, sizes, itemsize, decay) <= _SHARED:
+                return sizes
+    return None
 
 
 def shared(program: Pass, sizes: Sizes, itemsize: int, decay: int) -> int:

@@ -22,7 +22,11 @@ constexpr int WARPS = 4;  // of a block
 constexpr int COLUMNS = SLICE / 8;  // 16 x 8 tiles of a warp
 
 struct Chunk {
-  S q[STEPS][WIDE + PAD], k[STEPS][WIDE + PAD], v[STEPS][SLICE + PAD], state[WIDE][SLICE + PAD];
+  union {
+    struct { S q[STEPS][WIDE + PAD], k[STEPS][WIDE + PAD]; };
+    S v[STEPS][SLICE + PAD];  // comes when q and k have gone: three blocks fit a multiprocessor
+  };
+  S state[WIDE][SLICE + PAD];
   float whole[BLOCKS][WIDE];
 };
 
@@ -79,7 +83,7 @@ __device__ __forceinline__ void own_block(float (&p)[2][4], Chunk& shared, const
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, WIDE * SLICE <= 128 * 128 ? 3 : 2)
 outputs(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, const float* g, const S* kept, S* o,
         const __grid_constant__ Pass pass) {
   extern __shared__ __align__(16) u8 memory[];
@@ -92,7 +96,6 @@ outputs(const __grid_constant__ Layout layout, const S* q, const S* k, const S* 
   fetch<WIDE>(shared.q, q + place.at[Q] + x.t * step_q, step_q, 0, x.count, keys, STEPS);
   fetch<WIDE>(shared.k, k + place.at[K] + x.t * step_k, step_k, 0, x.count, keys, STEPS);
   commit();
-  fetch<SLICE>(shared.v, v + place.at[V] + x.column + x.t * step_v, step_v, 0, x.count, x.width, STEPS);
   fetch<SLICE>(shared.state, kept + (x.row * x.chunks + x.chunk) * keys * pass.values + x.column, pass.values, 0, keys, x.width, WIDE);
   commit();
   arrived<1>();
@@ -123,6 +126,11 @@ outputs(const __grid_constant__ Layout layout, const S* q, const S* k, const S* 
       mma(out[n + 1], a, b[2], b[3], S());
     }
   }
+  __syncthreads();
+  fetch<SLICE>(shared.v, v + place.at[V] + x.column + x.t * step_v, step_v, 0, x.count, x.width, STEPS);
+  commit();
+  arrived<0>();
+  __syncthreads();
 #pragma unroll
   for (int block = 0; block < BLOCKS; block++) {
     if (block > warp) continue;

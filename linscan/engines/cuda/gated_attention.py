@@ -92,7 +92,7 @@ def _chunks(name, q, k, v, g, kept, *rest, lead, scale, late=0):
     told = _told(length, keys, values, late=late, scale=scale)
     macros = ("WIDE", wide), ("SLICE", width), ("PACKED", int(all(map(packed, (q, k, v, g)))))
     own, others = wide + _PAD, width + _PAD
-    numbers = 2 * _STEPS * own + (_STEPS + wide) * others  # those of the struct ``Chunk``
+    numbers = 2 * _STEPS * own + wide * others  # those of the struct ``Chunk``
     if name == "slopes":
         numbers = 2 * _STEPS * (own + others) + width * own
     shared = 2 * numbers + 4 * 4 * (wide if name == "outputs" else width)

@@ -140,7 +140,8 @@ def _cut(d: int, gates: int, size: int, matrices: int, rows: int, device: int) -
     if parts > 1 and not (whole and _clusters(device)):
         parts, whole, lanes = 1, False, 4
     count, most = 1, _ROWS if width // parts * lanes <= 256 else 2
-    while count < most and matrices * -(-rows // count) * parts > 2 * _multiprocessors(device):
+    room = _multiprocessors(device) // (1 if parts == 1 else 2)  # clusters do not fill every corner
+    while count < most and matrices * -(-rows // count) * parts > room:
         count *= 2
     sizes = {"WIDTH": width, "LANES": lanes, "ROWS": count, "PARTS": parts}
     return {**sizes, "HELD_MATRIX": int(whole)}

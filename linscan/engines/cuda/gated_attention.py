@@ -100,7 +100,8 @@ def _chunks(name, q, k, v, g, kept, *rest, lead, scale, late=0):
         "gated_attention.cu" if name == "outputs" else "gated_attention_back.cu", name, q.dtype.name, macros, shared
     )
     grid = math.prod(lead) * -(-length // _STEPS) * -(-outer // width)
-    code((grid,), (_THREADS if name == "outputs" else 2 * _THREADS,), (layout, q, k, v, g, kept, o, *rest, told), shared_mem=shared)
+    threads = _THREADS if name == "outputs" else 2 * _THREADS
+    code((grid,), (threads,), (layout, q, k, v, g, kept, o, *rest, told), shared_mem=shared)
     return o
 
 

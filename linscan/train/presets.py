@@ -43,7 +43,10 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "s5": lambda D, length: S5(D, 64),
     "s5-both": lambda D, length: _round(S5(D, 16, blocks=8, bidirectional=True, C_init="lecun_normal"), **_OF_S5),
     "lru": lambda D, length: LRU(D, 2 * D, r_min=0.9, r_max=0.999),
-    "lru-slow": lambda D, length: LRU(D, 2 * D, r_min=0.99, r_max=0.9999, max_phase=0.1),
+    "lru-slow": lambda D, length: _round(
+        LRU(D, 2 * D, r_min=0.9999, r_max=0.99999, max_phase=0.05),
+        norm="none",  # a norm makes one step's share small
+    ),
     "hyena": lambda D, length: Hyena(D, length),
     "hawk": lambda D, length: Hawk(D, heads=4),
     "mamba": lambda D, length: _round(Mamba(D), norm="rms", **_BARE),

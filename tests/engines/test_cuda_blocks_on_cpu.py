@@ -61,7 +61,6 @@ def launcher(folder, file, **beside):
 def engine(tmp_path_factory):
     module = launcher(tmp_path_factory.mktemp("device_code"), "block_scan")
 
-    module._board = lambda *sizes: None if sizes[-1] == 1 else np.zeros(module.memory_of(*sizes), np.uint8).view(Array)
     module._GROUP = 2
     module.tile = lambda n, itemsize, pullback: module.Tile(2, 2, 1)
     return module

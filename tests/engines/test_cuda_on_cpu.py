@@ -78,7 +78,10 @@ class Array(np.ndarray):
 
     @property
     def data(self):
-        return types.SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=0)
+        def fill(value, size):
+            self.view(np.ndarray).view(np.uint8)[:size] = value
+
+        return types.SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=0, memset_async=fill)
 
 
 def empty(shape, dtype):

@@ -31,9 +31,11 @@ def assoc_scan(
     if not y[0].size:
         return
     types = tuple(_type(x.dtype) for x in y)
-    compiled = partial(_compiled, code, tuple(names), types, max(x.dtype.itemsize for x in y), first is not None)
+    what = code, tuple(names), types, max(x.dtype.itemsize for x in y), first is not None
     firsts = tuple(first) if first is not None else (None,) * len(y)
-    launch(compiled, Operands(tuple(y), tuple(y), firsts, None), axis, reverse, 16 * (1 + len(y)))
+    launch(
+        partial(_compiled, *what), what, Operands(tuple(y), tuple(y), firsts, None), axis, reverse, 16 * (1 + len(y))
+    )
 
 
 def _type(dtype: np.dtype) -> str:

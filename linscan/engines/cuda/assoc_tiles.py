@@ -4,7 +4,7 @@ What a result's bits depend on (tile, order) follows from the time axis and its 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import cupy
@@ -14,6 +14,8 @@ from linscan._arrays import Array
 from linscan.engines.cuda._load import scratch
 from linscan.engines.cuda.layout import layout, strides
 from linscan.engines.cuda.sizes import SHORT
+
+Compiled = Callable[[tuple[tuple[str, int], ...]], Any]
 
 _SHARED = 47_000  # bytes of shared memory a block may have
 _WARPS = 4
@@ -62,32 +64,60 @@ def memory_of(part: int, group: int, rows: int, tiles: int) -> int:
     return 4 * (tiles + tiles // group + 1) * rows * part
 
 
-def launch(
-    compiled: Callable[[tuple[tuple[str, int], ...]], Any], given: Operands, axis: int, reverse: bool, part: int
-) -> None:
-    """Run on `given`, whose first input has the shape of all; `part` is at least the bytes of an element's part."""
-    like = given.inputs[0]
-    shape = like.shape  # type: ignore[union-attr]
+class _Plan(NamedTuple):
+    run: Any
+    grid: tuple[int]
+    block: tuple[int]
+    layout: np.ndarray
+    memory: int  # bytes, zeros to begin with
+
+
+_plans: dict[tuple[object, ...], _Plan | None] = {}
+
+
+def launch(compiled: Compiled, what: Hashable, given: Operands, axis: int, reverse: bool, part: int) -> None:
+    """Run on `given`, whose first input has the shape of all; `part` is at least the bytes of an element's part.
+
+    `compiled` makes the kernel from the macros of its sizes, and always the same one for the same `what`.
+    """
+    arrays = (*given.inputs, *given.outputs, *given.firsts, given.reset)
+    places = (None if x is None else (x.shape, x.strides, x.dtype, x.data.ptr & 15, x.data.device_id) for x in arrays)
+    key = (what, axis, reverse, *places)
+    if key not in _plans:
+        if len(_plans) > 10_000:
+            _plans.clear()
+        _plans[key] = _plan(compiled, given, axis, reverse, part)
+    plan = _plans[key]
+    if plan is None:
+        launch(compiled, what, _copies(given), axis, reverse, part)
+        return
+    memory = None
+    if plan.memory:
+        memory = scratch(plan.memory, np.uint8)
+        memory.data.memset_async(0, plan.memory)
+    pointers = np.array([0 if x is None else x.data.ptr for x in arrays], np.uint64)
+    plan.run(plan.grid, plan.block, (plan.layout, pointers.view(f"V{pointers.nbytes}"), memory))
+
+
+def _plan(compiled: Compiled, given: Operands, axis: int, reverse: bool, part: int) -> _Plan | None:
+    """Kernel, grid and layout; None for views that do not fold to six batch axes, or with strides of part elements."""
+    shape = given.inputs[0].shape  # type: ignore[union-attr]
     length, batch = shape[axis], shape[:axis] + shape[axis + 1 :]
     in_lanes = length < SHORT or math.prod(shape[axis + 1 :]) != 1
-    arrays = (*given.inputs, *given.outputs, *given.firsts, given.reset)
-    timed = (*given.inputs, *given.outputs)
-    sizes = cut(in_lanes, min(x.dtype.itemsize for x in timed if x is not None), part, length)
-    places = [None if x is None else strides(x, axis) for x in timed]
-    places += [None if x is None else strides(x, None) for x in given.firsts]
-    places.append(None if given.reset is None else strides(given.reset, axis))
+    timed = (*given.inputs, *given.outputs, given.reset)
+    narrowest = min(x.dtype.itemsize for x in timed[:-1] if x is not None)
+    sizes = cut(in_lanes, narrowest, part, length)
+    *places, reset = (None if x is None else strides(x, axis) for x in timed)
+    places += [*(None if x is None else strides(x, None) for x in given.firsts), reset]
     struct = layout(batch, length, sizes.run * sizes.warps, reverse, places)
-    if struct is None or [p is None for p in places] != [x is None for x in arrays]:
-        launch(compiled, _copies(given), axis, reverse, part)
-        return
+    absent = [x is None for x in (*timed[:-1], *given.firsts, given.reset)]
+    if struct is None or [p is None for p in places] != absent:
+        return None
     rows, tiles = math.prod(batch), -(-length // (sizes.run * sizes.warps))
-    run = compiled(
-        (*sizes.macros, ("RESETS", int(given.reset is not None)), ("REVERSED", int(reverse and not in_lanes)))
-    )
-    pointers = np.array([0 if x is None else x.data.ptr for x in arrays], np.uint64)
+    flags = ("RESETS", int(given.reset is not None)), ("REVERSED", int(reverse and not in_lanes))
     bundles = -(-rows // 32) if in_lanes else rows
-    memory = _board(part, dict(sizes.macros)["GROUP"], rows, tiles)
-    run((bundles * tiles,), (32 * sizes.warps,), (struct, pointers.view(f"V{pointers.nbytes}"), memory))
+    memory = memory_of(part, dict(sizes.macros)["GROUP"], rows, tiles) if tiles > 1 else 0
+    return _Plan(compiled((*sizes.macros, *flags)), (bundles * tiles,), (32 * sizes.warps,), struct, memory)
 
 
 def _copies(given: Operands) -> Operands:
@@ -97,12 +127,3 @@ def _copies(given: Operands) -> Operands:
         return tuple(None if x is None else cupy.ascontiguousarray(x) for x in arrays)
 
     return Operands(whole(given.inputs), given.outputs, whole(given.firsts), whole([given.reset])[0])
-
-
-def _board(part: int, group: int, rows: int, tiles: int) -> Array | None:
-    """The memory that tiles of one row hand elements on by; a row of one tile needs none."""
-    if tiles == 1:
-        return None
-    memory = scratch(memory_of(part, group, rows, tiles), np.uint8)
-    memory.data.memset_async(0, memory.nbytes)
-    return memory

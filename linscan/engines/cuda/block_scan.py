@@ -4,7 +4,7 @@ How a row is cut follows from its length, the matrices' size and the dtype alone
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -16,6 +16,7 @@ from linscan.engines.cuda.layout import Strides, layout, spread, strides
 _LARGEST = 336  # bytes of a step that a thread holds in registers: 8 rows of float32, 6 of float64, 4 of complex128
 _GROUP = 32
 _SHARED, _MEMORY = 48_500, 220_000  # bytes of shared memory a block may have, and of a multiprocessor
+_INNER = (2, 1, 1, 2, 0, 1)  # axes of a step of A, b, h, dA, reset and h0
 _GRID = 1 << 20  # blocks of the loop over time
 
 
@@ -75,32 +76,61 @@ def memory_of(n: int, compute: int, rows: int, tiles: int) -> int:
     return 2 * (tiles + tiles // _GROUP + 1) * rows * (n * n + 2 * n) * compute
 
 
+class _Plan(NamedTuple):
+    run: Any
+    grid: tuple[int]
+    block: tuple[int]
+    layout: np.ndarray
+    memory: int  # bytes, zeros to begin with
+    rest: tuple[Any, ...]  # arguments
+
+
+_plans: dict[tuple[object, ...], _Plan | None] = {}
+
+
 def _launch(out: Array, arrays: tuple[Array | None, ...], last: Array | None, reverse: bool, pullback: bool) -> None:
     """Run on `arrays`, in the order of layout.OPERANDS without `out`, which is the result of `b`'s shape."""
-    A, b, h, dA, reset, h0 = arrays
-    (length, n), batch = out.shape[-2:], out.shape[:-2]
-    A, b, h, dA, h0 = (_in_grains(x, inner) for x, inner in ((A, 2), (b, 1), (h, 1), (dA, 2), (h0, 1)))
-    places = [_place(x, inner, batch, length) for x, inner in ((A, 2), (b, 1), (h, 1), (out, 1), (dA, 2), (reset, 0))]
-    small = (n * n + n) * accum_dtype(out.dtype).itemsize <= _LARGEST
+    arrays = A, b, h, dA, reset, h0 = tuple(map(_in_grains, arrays, _INNER))
+    places = (None if x is None else (x.shape, x.strides, x.data.ptr & 15) for x in arrays)
+    key = (out.shape, out.dtype, reverse, pullback, out.data.device_id, *places)
+    if key not in _plans:
+        if len(_plans) > 10_000:
+            _plans.clear()
+        _plans[key] = _plan(out, arrays, reverse, pullback)
+    plan = _plans[key]
+    if plan is None:
+        _launch(out, _copies(out, arrays), last, reverse, pullback)
+        return
+    memory = None
+    if plan.memory:
+        memory = scratch(plan.memory, np.uint8)
+        memory.data.memset_async(0, plan.memory)
+    plan.run(plan.grid, plan.block, (plan.layout, A, b, h, out, dA, reset, h0, last, memory, *plan.rest))
+
+
+def _plan(out: Array, arrays: tuple[Array | None, ...], reverse: bool, pullback: bool) -> _Plan | None:
+    """Kernel, grid and layout; None for views that do not fold to six batch axes."""
+    (length, n), batch, compute = out.shape[-2:], out.shape[:-2], accum_dtype(out.dtype)
+    places = [_place(x, inner, batch, length) for x, inner in zip(arrays[:-1], _INNER[:-1], strict=True)]
+    places.insert(3, _place(out, 1, batch, length))
+    small = (n * n + n) * compute.itemsize <= _LARGEST
     own = tile(n, out.dtype.itemsize, pullback) if small else Tile(length, 1, 1)
     warps = min(own.warps, -(-length // (32 * own.chunk)))
     steps = 32 * warps * own.chunk if small else length
-    struct = layout(batch, length, steps, reverse, [*places, _place(h0, 1, batch, None)])
-    if struct is None:  # more than six axes
-        _launch(out, _copies(out, arrays), last, reverse, pullback)
-        return
-    compute, rows, tiles = accum_dtype(out.dtype), out.size // (length * n), -(-length // steps)
-    macros = (("PULLBACK", int(pullback)), ("SLOPES", int(dA is not None)))
-    given = (struct, A, b, h, out, dA, reset, h0, last)
+    struct = layout(batch, length, steps, reverse, [*places, _place(arrays[-1], 1, batch, None)])
+    if struct is None:
+        return None
+    rows, tiles = out.size // (length * n), -(-length // steps)
+    macros = (("PULLBACK", int(pullback)), ("SLOPES", int(arrays[3] is not None)))
     if not small:
         run = kernel("block_wide.cu", "scan", out.dtype.name, *macros)
-        threads = min(256, -(-n // 32) * 32)
-        run((min(rows, _GRID),), (threads,), (*given, scratch(2 * rows * n, compute), np.int64(n)))
-        return
+        states = 2 * rows * n * compute.itemsize
+        return _Plan(run, (min(rows, _GRID),), (min(256, -(-n // 32) * 32),), struct, states, (np.int64(n),))
     sizes = (("CHUNK", own.chunk), ("WARPS", own.warps), ("BLOCKS", own.blocks), ("GROUP", _GROUP))
-    resets = ("RESETS", int(reset is not None))
+    resets = ("RESETS", int(arrays[4] is not None))
     run = kernel("block_scan.cu", "scan", out.dtype.name, ("N", n), *macros, resets, *sizes)
-    run((rows * tiles,), (32 * warps,), (*given, _board(n, compute.itemsize, rows, tiles)))
+    memory = memory_of(n, compute.itemsize, rows, tiles) if tiles > 1 else 0
+    return _Plan(run, (rows * tiles,), (32 * warps,), struct, memory, ())
 
 
 def _copies(out: Array, arrays: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
@@ -110,19 +140,10 @@ def _copies(out: Array, arrays: tuple[Array | None, ...]) -> tuple[Array | None,
     return tuple(None if x is None else cupy.ascontiguousarray(x) for x in (whole, *rest))
 
 
-def _board(n: int, compute: int, rows: int, tiles: int) -> Array | None:
-    """The memory that tiles of one row hand states on by; a row of one tile needs none."""
-    if tiles == 1:
-        return None
-    memory = scratch(memory_of(n, compute, rows, tiles), np.uint8)
-    memory.data.memset_async(0, memory.nbytes)
-    return memory
-
-
 def _in_grains(x: Array | None, inner: int) -> Array | None:
     """`x`, copied if its `inner` last axes are not in one piece, or a step's elements lie across grains (slab.cuh)."""
-    if x is None:
-        return None
+    if x is None or not inner:
+        return x
     size = x.dtype.itemsize
     step = math.prod(x.shape[x.ndim - inner :]) * size
     grain = next(g for g in (16, 8, 4, 2) if step % g == 0)

@@ -43,10 +43,10 @@ def _run(kind: dict[str, int], inputs: Any, outputs: Any, firsts: Any, reset: An
     like = inputs[1]
     if not like.size:
         return
-    flags = [(name, kind.get(name, 0)) for name in ("LOGARITHM", "AVERAGE")]
-    compiled = partial(_compiled, like.dtype.name, tuple(flags))
+    flags = tuple((name, kind.get(name, 0)) for name in ("LOGARITHM", "AVERAGE"))
+    compiled = partial(_compiled, like.dtype.name, flags)
     part = (_PART * accum_dtype(like.dtype).itemsize + 7) // 8 * 8
-    launch(compiled, Operands(inputs, outputs, firsts, reset), axis, reverse, part)
+    launch(compiled, flags, Operands(inputs, outputs, firsts, reset), axis, reverse, part)
 
 
 def _compiled(dtype: str, flags: tuple[tuple[str, int], ...], sizes: tuple[tuple[str, int], ...]) -> Any:

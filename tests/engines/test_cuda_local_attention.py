@@ -169,4 +169,4 @@ def test_many_rows_and_memory_of_a_window(rng):
     before = pool.total_bytes()
     o, pullback = linscan.local_attention_vjp(q, k, v, 512, g)
     pullback(o)
-    assert pool.total_bytes() - before < 100_000 * 512
+    assert pool.total_bytes() - before < 100_000 * 512 * 2  # less than one weight of each pair in a window

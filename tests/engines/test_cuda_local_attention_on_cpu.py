@@ -35,7 +35,7 @@ def compiled(place, source, dtype, macros):
 KERNELS = {
     "local_attention.cu": ("forward",),
     "local_attention_mma.cu": ("forward",),
-    "local_attention_back.cu": ("queries", "keys"),
+    "local_attention_back.cu": ("means", "queries", "keys"),
     "local_attention_mma_back.cu": ("queries", "keys"),
 }
 

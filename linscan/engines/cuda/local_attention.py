@@ -44,8 +44,9 @@ def local_attention_pullback(q, k, v, g, own, seen, o, total, do, *, window, cau
         options = {"window": window, "causal": causal, "scale": scale, "workers": workers}
         return reference.local_attention_pullback(q, k, v, g, own, seen, o, total, do, **options)
     with q.device:
-        do, compute = cupy.ascontiguousarray(do), total.dtype
-        mean = (do.astype(compute, copy=False) * o.astype(compute, copy=False)).sum(axis=-1)
+        do, mean = cupy.ascontiguousarray(do), cupy.empty(total.shape, total.dtype)
+        means = kernel("local_attention_back.cu", "means", p.dtype.name, *p.macros)
+        means((-(-mean.size // 4),), (_THREADS,), (cupy.ascontiguousarray(o), do, mean, mean.size, o.shape[-1]))
         dq, dk, dv = (cupy.empty(x.shape, x.dtype) for x in (q, k, v))
         sums = [None if g is None else cupy.empty(x.shape[:-1], np.float64) for x in (q, k)]
         broken = [None if g is None else cupy.zeros(x.shape[:-1], np.int32) for x in (q, k)]

@@ -143,6 +143,17 @@ __device__ __forceinline__ void pull_back(Back& shared, Marks& marks, const Layo
   }
 }
 
+// D, for `count` queries; a warp takes one.
+extern "C" __global__ void __launch_bounds__(THREADS) means(const S* o, const S* cotangent, C* mean, i64 count, i64 width) {
+  const i64 t = blockIdx.x * i64(THREADS / 32) + threadIdx.x / 32;
+  C sum = C(0);
+  if (t < count)
+    for (i64 c = threadIdx.x % 32; c < width; c += 32) sum = mul_add(C(widen(o[t * width + c])), C(widen(cotangent[t * width + c])), sum);
+#pragma unroll
+  for (int by = 16; by > 0; by /= 2) sum += shuffle_xor(sum, by);
+  if (t < count && threadIdx.x % 32 == 0) mean[t] = sum;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 2) queries(ARGUMENTS, S* dq, double* sums, int* broken, const u8* chosen) {
   if (chosen && !chosen[blockIdx.x]) return;
   extern __shared__ __align__(16) u8 memory[];

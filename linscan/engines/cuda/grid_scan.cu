@@ -67,7 +67,7 @@ struct Unit {
 };
 
 // From cell to cell; in r and d what comes in becomes what goes out.
-__device__ __forceinline__ void step(C (&r)[KEYS], C (&d)[KEYS], const Gates& g, const C (&k)[KEYS], C v) {
+template <class G> __device__ __forceinline__ void step(C (&r)[KEYS], C (&d)[KEYS], const G& g, const C (&k)[KEYS], C v) {
 #pragma unroll
   for (int i = 0; i < KEYS; i++) {
     const C pair = mul(k[i], v), right = mul_add(g.s[0], pair, mul_add(g.t[1], d[i], mul(g.t[0], r[i])));
@@ -86,35 +86,62 @@ __device__ __forceinline__ void put(const C (&x)[KEYS], C* memory, i64 place, in
   for (int i = 0; i < KEYS; i++) memory[(place * KEYS + i) * 32 + lane] = x[i];
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
+// What a cell needs apart from the states; asked for one cell ahead.
+struct Cell {
+  C q[KEYS], k[KEYS], v, t[4], s[2], m[2];
+  __device__ __forceinline__ void load(const Unit& unit, const Grid& size, const Inputs& in, i64 cell) {
+    unit.lines(q, in.q, cell, size);
+    unit.lines(k, in.k, cell, size);
+    v = unit.column(in.v, cell, size);
+#pragma unroll
+    for (int i = 0; i < 4; i++) t[i] = widen(in.transition[cell * 4 + i]);
+#pragma unroll
+    for (int i = 0; i < 2; i++) s[i] = widen(in.source[cell * 2 + i]), m[i] = widen(in.mark[cell * 2 + i]);
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS, KEYS * sizeof(C) <= 32 ? 2 : 1)
 forward(Grid size, const S* q, const S* k, const S* v, const S* transition, const S* source, const S* mark, C* r, C* d, C* o) {
+  __shared__ C handed[WARPS][2][KEYS][32];  // r, from warp to warp; every other cell in the same place
   const Inputs in = {q, k, v, transition, source, mark};
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const Unit unit(size, blockIdx.x, lane);
-  C right[KEYS], down[KEYS], query[KEYS], key[KEYS];
+  const i64 cells = size.grids * size.width * size.height;
+  C right[KEYS], down[KEYS];
+  Cell now;
   for (i64 begin = 0; begin < size.width; begin += WARPS) {
-    const i64 x = begin + warp;
-    if (x < size.width) unit.read(down, d, unit.grid * size.width + x, size);
+    const i64 x = begin + warp, row = (unit.grid * size.width + x) * size.height, line = unit.grid * size.height;
+    const bool mine = x < size.width, last = warp == WARPS - 1 || x == size.width - 1;
+    if (mine) unit.read(down, d, unit.grid * size.width + x, size), now.load(unit, size, in, row);
+    if (warp == 0) unit.read(right, r, line, size);
 #pragma unroll 1
     for (i64 y = -warp; y < size.height + WARPS - 1 - warp; y++) {
-      if (x < size.width && y >= 0 && y < size.height) {
-        const i64 cell = (unit.grid * size.width + x) * size.height + y, at = unit.grid * size.height + y;
-        const Gates gates(in, cell);
-        unit.read(right, r, at, size);
-        unit.lines(query, in.q, cell, size);
-        unit.lines(key, in.k, cell, size);
-        C sum = Number<C>::make(0);
+      const int place = static_cast<int>(y + warp) & 1;
+      if (mine && y >= 0 && y < size.height) {
+        const Cell cell = now;
+        if (warp) {
+#pragma unroll
+          for (int i = 0; i < KEYS; i++) right[i] = handed[warp - 1][1 - place][i][lane];
+        }
+        C came[KEYS], sum = Number<C>::make(0);
+#pragma unroll
+        for (int i = 0; i < KEYS; i++) came[i] = right[i];
+        if (y + 1 < size.height) now.load(unit, size, in, row + y + 1);
+        if (warp == 0 && y + 1 < size.height) unit.read(right, r, line + y + 1, size);
 #pragma unroll
         for (int i = 0; i < KEYS; i++)
-          sum = mul_add(query[i], mul_add(gates.m[0], right[i], mul(gates.m[1], down[i])), sum);
-        const i64 cells = size.grids * size.width * size.height;
-        if (unit.inside) o[(unit.part_k * cells + cell) * size.values + unit.value] = sum;
-        step(right, down, gates, key, unit.column(in.v, cell, size));
-        unit.write(right, r, at, size);
+          sum = mul_add(cell.q[i], mul_add(cell.m[0], came[i], mul(cell.m[1], down[i])), sum);
+        if (unit.inside) o[(unit.part_k * cells + row + y) * size.values + unit.value] = sum;
+        step(came, down, cell, cell.k, cell.v);
+        if (last) unit.write(came, r, line + y, size);
+        else {
+#pragma unroll
+          for (int i = 0; i < KEYS; i++) handed[warp][place][i][lane] = came[i];
+        }
       }
       __syncthreads();
     }
-    if (x < size.width) unit.write(down, d, unit.grid * size.width + x, size);
+    if (mine) unit.write(down, d, unit.grid * size.width + x, size);
   }
 }
 

@@ -96,12 +96,12 @@ def _plan(p: Problem, c: Cut, u: Array, k: Array, y: Array, spectrum: Array, mar
     )
     if struct is None:
         return None
-    tasks, dense = int(struct["rows"][0]) * c.blocks, all(struct["operand"][0, i]["time"] == 1 for i in (0, 2))
+    tasks = int(struct["rows"][0]) * c.blocks
     window = window_of(p.samples, p.taps, p.start, c, tasks, p.circular)
     mend = Passes(y.dtype.name).prepared("mend", min(int(struct["rows"][0]), 4096), struct, window)
     if c.fused:
         return _Plan(struct, window, Launch(struct, window, u, y), mend)
-    own = conv_long.Launches(struct, window, c.split, u, y) if c.split and dense else None
+    own = conv_long.Launches(struct, window, c.split, u, y) if c.split else None
     return _Plan(struct, window, own, mend)
 
 

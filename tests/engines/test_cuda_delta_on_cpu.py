@@ -128,7 +128,8 @@ def test_heads_share_keys_where_they_lie(rng, engine):
 def test_segments_of_time(rng, engine, monkeypatch):
     monkeypatch.setattr(engine, "_WHOLE", 2)
     monkeypatch.setattr(engine, "_SEGMENT", 1)
-    check(engine, *problem(rng, 150, 9, 10))
+    q, k, v, beta, g, S0 = problem(rng, 150, 9, 10)
+    check(engine, q, k, v, 0.1 * beta, 0.1 * g, S0)  # states that outlast a segment
 
 
 def test_what_is_not_finite_reaches_later_times_and_back_earlier_ones_until_it_is_forgotten(rng, engine):

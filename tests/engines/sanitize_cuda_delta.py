@@ -9,20 +9,19 @@ import cupy
 import numpy as np
 
 import linscan
+from tests.conftest import dtype_of
 
 
 def main() -> None:
     cupy.cuda.set_allocator(None)
     rng = np.random.default_rng(0)
-    for length, keys, values, decays in ((130, 64, 72, True), (70, 9, 5, False), (130, 136, 128, True)):
+    for length, keys, values, dtype in ((130, 64, 72, "float16"), (70, 9, 5, "bfloat16"), (130, 80, 128, "bfloat16")):
         q, k, v = (
-            cupy.asarray(rng.uniform(-0.3, 0.3, (2, length, n)), np.float32).astype("float16")
-            for n in (keys, keys, values)
+            cupy.asarray(rng.uniform(-0.3, 0.3, (2, length, n)).astype(dtype_of(dtype))) for n in (keys, keys, values)
         )
-        beta = cupy.asarray(rng.uniform(0, 2, (2, length)), np.float32)
-        g = cupy.asarray(-rng.uniform(0, 0.2, (2, length)), np.float32) if decays else None
+        beta, g = (cupy.asarray(rng.uniform(*ends, (2, length)).astype("float32")) for ends in ((0, 2), (-0.2, 0)))
         (o, S), pullback = linscan.delta_rule_vjp(q, k, v, beta, g, scale=0.1)
-        assert all(bool(cupy.isfinite(x).all()) for x in (o, S, *pullback(o, S)) if x is not None)
+        assert all(bool(cupy.isfinite(x.astype("float32")).all()) for x in (o, S, *pullback(o, S)) if x is not None)
     cupy.cuda.Device().synchronize()
 
 

@@ -115,6 +115,8 @@ class _Module(types.ModuleType):
             return lambda x, *a, **k: _device(function(x._host if isinstance(x, ndarray) else x, *a, **k))
 
         def call(*args: object, **options: object) -> object:
+            if name == "broadcast_to" and not isinstance(args[0], ndarray):
+                raise TypeError("broadcast_to takes arrays alone")
             return _device(function(*map(_host, args), **{key: _host(x) for key, x in options.items()}))
 
         return call

@@ -24,7 +24,8 @@ def evaluate(model: Any, params: Any, batches: Iterable[dict[str, Any]], kind: s
         options = {name: batch[name] for name in ("reset", "lengths") if name in batch}
         y, _ = model.apply(params, batch["u"], **options)
         wanted = batch["labels" if kind == "cross_entropy" else "target"]
-        mask = namespace(y).broadcast_to(batch.get("mask", True), wanted.shape)
+        xp = namespace(y)
+        mask = xp.broadcast_to(xp.asarray(batch.get("mask", True)), wanted.shape)
         count = float(mask.sum())
         loss += float(loss_vjp(kind, y, batch)[0]) * count
         counted += count

@@ -7,6 +7,7 @@ import linscan
 from linscan import _trees
 from linscan.models import LRU, Block, Stack, Training
 from linscan.ops.loss import cross_entropy_vjp
+from linscan.train.evaluate import evaluate
 from linscan.train.optimisers import SGD, AdamW, global_norm
 from linscan.train.storage import flatten
 from tests.models.test_models import CAUSAL, MODELS, setup
@@ -67,3 +68,14 @@ def test_a_training_step_runs_where_nothing_becomes_a_numpy_array(rng, optimiser
 
     tokens = rng.integers(0, 5, (3, 9))
     on_both(run, model.init(rng), tokens, (tokens + 1) % 5, tokens > 0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_evaluation_runs_where_nothing_becomes_a_numpy_array(rng, masked):
+    model = Stack((Block(LRU(8, 4)),), 5, 5, tokens=True)
+    params, tokens = model.init(rng), rng.integers(0, 5, (3, 9))
+    batch = {"u": tokens, "labels": (tokens + 1) % 5} | ({"mask": tokens > 0} if masked else {})
+    with linscan.use_engine("reference"):
+        want = evaluate(model, params, [batch], "cross_entropy")
+    with strict_cupy() as cupy, linscan.use_engine("reference"):
+        assert evaluate(model, on_device(cupy, params), [on_device(cupy, batch)], "cross_entropy") == want

@@ -62,7 +62,7 @@ def mixed_vjp(params: Params, names: str, u: Array, before: State, reset: Array 
 
     The pullback is ``pullback(dm, dlast)`` to ``(du, grads, dbefore)``.
     """
-    delay = namespace(u).asarray([0, 1], u.dtype)
+    delay = namespace(u).arange(2, dtype=u.dtype)  # the taps 0 and 1, made where u lives
     (old, last), back = filter_vjp(u, {"w": delay}, before, reset)
     change, mu = u - old, {name: params[f"mix_{name}"] for name in names}
 

@@ -47,14 +47,16 @@ def check(args, dtype, **options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("length", [1, 15, 17, 63, 64, 65, 128, 200])
+@pytest.mark.parametrize(
+    ("length", "dtype"),
+    [*((n, "bfloat16") for n in (1, 15, 17, 63, 64, 65, 128, 200)), (65, "float16"), (200, "float16")],
+)
 def test_tails_of_every_tile(rng, dtype, length, kind):
     check(problem(rng, dtype, length, 64, 64, kind=kind), dtype)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("keys", "values"), [(16, 7), (80, 65), (128, 128), (256, 256), (64, 136)])
+@pytest.mark.parametrize(("keys", "values"), [(16, 7), (80, 65), (128, 128), (256, 256)])
 def test_any_width(rng, keys, values, kind):
     check(problem(rng, "bfloat16", 70, keys, values, lead=(), kind=kind), "bfloat16", scale=keys**-0.5)
 

@@ -185,18 +185,20 @@ __device__ __forceinline__ void advance(State& state, const Shared& shared, cons
   for (int s = 0; s < STEPS; s += 16) {
     const float* left = &shared.after[s + lane % 4 * 2];
     const float scale[4] = {left[0], left[1], left[8], left[9]};
+    u32 b[COLUMNS / 2][4];
+#pragma unroll
+    for (int n = 0; n < COLUMNS; n += 2) load_b<true>(b[n / 2], stage.v, s, half_column() + 8 * n, lane);
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
-      u32 a[4], b[4];
+      u32 a[4];
       load_a<true>(a, stage.k, s, (quarter() * TILES + m) * 16, lane);
       if (DECAYS)
 #pragma unroll
         for (int n = 0; n < 4; n++) a[n] = pair<S>(low(a[n], S()) * scale[n / 2 * 2], high(a[n], S()) * scale[n / 2 * 2 + 1]);
 #pragma unroll
       for (int n = 0; n < COLUMNS; n += 2) {
-        load_b<true>(b, stage.v, s, half_column() + 8 * n, lane);
-        mma(state[m][n], a, b[0], b[1], S());
-        mma(state[m][n + 1], a, b[2], b[3], S());
+        mma(state[m][n], a, b[n / 2][0], b[n / 2][1], S());
+        mma(state[m][n + 1], a, b[n / 2][2], b[n / 2][3], S());
       }
     }
   }

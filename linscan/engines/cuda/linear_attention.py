@@ -25,7 +25,7 @@ __all__ = ["linear_attention", "linear_attention_pullback", "linear_attention_st
 _THREADS, _STEPS, _PAD = 256, 64, 8  # as in linear_attention.cu
 _WIDEST = 256  # keys or values that tensor cores take here
 _WHOLE = 128  # chunks of the longest sequence that is not cut
-_SEGMENT = 32  # chunks of a segment of a longer one
+_SEGMENT = 64  # chunks of a segment of a longer one
 _NOTHING, _WRITE, _MULTIPLY = range(3)
 _EXTRAS = np.dtype([(name, "i8") for name in ("kept", "dots", "mate", "sums", "head", "backwards")])
 _PARTS = np.dtype([(name, "i8") for name in ("dots", "read", "written")])
@@ -43,9 +43,9 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
     with q.device:
         if g is not None and g.shape[-1] > 1:
             return gated_attention.linear_attention(q, k, v, g, S0, **options)
-        kept = cupy.empty((*lead, -(-sizes[0] // _STEPS), *sizes[1:]), q.dtype) if keep else None
+        kept = held(cupy.empty((*lead, -(-sizes[0] // _STEPS), *sizes[1:]), q.dtype)) if keep else None
         done = _run(q, k, v, g, S0, lead=lead, scale=scale, kept=kept, work=_WRITE if keep else _NOTHING)
-    return done.o, done.S, held(kept) if keep else None
+    return done.o, done.S, _Kept(kept, done.starts) if keep else None
 
 
 def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, workers):
@@ -59,12 +59,13 @@ def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, wo
         if isinstance(states, gated_attention.Kept):
             return gated_attention.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **common)
         turned = None if S0 is None else S0.swapaxes(-1, -2)
-        dq = _run(do, v, k, g, turned, mate=q, **common)
+        dq = _run(do, v, k, g, turned, _turned(states.starts), mate=q, **common)
         q_back, k_back, v_back, do_back = (x[..., ::-1, :] for x in (q, k, v, do))
         g_back = None if g is None else g[..., ::-1, :]
         last = held(dS.astype(np.float32, copy=False) / np.float32(scale))
-        dv = _run(k_back, q_back, do_back, g_back, last, kept=states, work=_MULTIPLY, back=True, **common)
-        dk = _run(v_back, do_back, q_back, g_back, last.swapaxes(-1, -2), mate=k_back, back=True, **common)
+        dv = _run(k_back, q_back, do_back, g_back, last, kept=states.chunks, work=_MULTIPLY, back=True, **common)
+        last = last.swapaxes(-1, -2)
+        dk = _run(v_back, do_back, q_back, g_back, last, _turned(dv.starts), mate=k_back, back=True, **common)
         dg = None if g is None else _gate_gradient(g, dv.dots, dq.sums, dk.sums, scale, lead)
         grads = (summed(x.o, like) for x, like in ((dq, q), (dk, k), (dv, v)))
     return *grads, dg, None if S0 is None else dv.S
@@ -82,14 +83,27 @@ def _gate_gradient(g: Array, dots: Array, read: Array, written: Array, scale: fl
     return dg
 
 
+def _turned(starts: Array | None) -> Array | None:
+    """The same states with keys and values in each other's place."""
+    return None if starts is None else held(cupy.ascontiguousarray(starts.swapaxes(-1, -2)))
+
+
+class _Kept(NamedTuple):
+    """For the pullback: the states before every chunk in 16 bits, and what enters each segment of a long sequence."""
+
+    chunks: Array
+    starts: Array | None
+
+
 class _Done(NamedTuple):
     o: Array
     S: Array
     dots: Array | None
     sums: Array | None
+    starts: Array | None
 
 
-def _run(q, k, v, g, S0, *, lead, scale, kept=None, work=_NOTHING, mate=None, back=False) -> _Done:
+def _run(q, k, v, g, S0, starts=None, *, lead, scale, kept=None, work=_NOTHING, mate=None, back=False) -> _Done:
     """One pass: outputs, final state and, where asked for, `dots` and `sums` (see ``Extras``).
 
     With `back` the arrays run backwards and the outputs do not, decays act a step later, and S is times the scale;
@@ -117,14 +131,13 @@ def _run(q, k, v, g, S0, *, lead, scale, kept=None, work=_NOTHING, mate=None, ba
             code.max_dynamic_shared_size_bytes = _shared(wide, width)
         code((segments * rows * slices,), (_THREADS,), (layout, *arguments, extras), shared_mem=_shared(wide, width))
 
-    starts = None
-    if segments > 1:
-        starts, decays = scratch(segments * S.size, np.float32), scratch(segments * rows, np.float32)
+    if segments > 1 and starts is None:
+        starts, decays = held(cupy.empty((segments, *S.shape), np.float32)), scratch(segments * rows, np.float32)
         launch("reduce", segments - 1, k, v, g, starts, decays, keys, values, segment)
         carry = kernel("linear_attention.cu", "carry", q.dtype.name, *macros)
         carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values))
     launch("run", segments, q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
-    return _Done(o, S, dots, sums)
+    return _Done(o, S, dots, sums, starts)
 
 
 def _shared(keys: int, width: int) -> int:

@@ -127,9 +127,10 @@ def strict_cupy() -> Iterator[types.ModuleType]:
     """Put the stand-in where linscan looks for CuPy."""
     module, functions = _Module("cupy", np), _Module("cupyx.scipy.special", scipy.special)
     ndarray.waits = 0
-    names = ("cupy", "cupyx", "cupyx.scipy", "cupyx.scipy.special")
+    sums = types.SimpleNamespace(row_sums=lambda x: x.sum(axis=0))  # device code has no place here
+    names = ("cupy", "cupyx", "cupyx.scipy", "cupyx.scipy.special", "linscan.engines.cuda.row_sums")
     before = {name: sys.modules.get(name) for name in names}
-    sys.modules.update(zip(names, (module, *map(types.ModuleType, names[1:3]), functions), strict=True))
+    sys.modules.update(zip(names, (module, *map(types.ModuleType, names[1:3]), functions, sums), strict=True))
     try:
         yield module
     finally:

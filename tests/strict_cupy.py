@@ -14,8 +14,8 @@ import scipy.special
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 _METHODS = (
-    "all any argsort astype conj copy cumsum max mean min nonzero prod ravel reshape squeeze sum swapaxes transpose "
-    "view"
+    "all any argmax argsort astype conj copy cumsum max mean min nonzero prod ravel reshape squeeze sum swapaxes "
+    "transpose view"
 ).split()
 
 

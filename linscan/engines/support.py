@@ -36,7 +36,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "sosfilt": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "allpole": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "dlsim": {"reference": ALL, "cpu": ALL, "cuda": ALL},
-    "linear_attention": {"reference": ALL, "cpu": ALL},
+    "linear_attention": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "delta_rule": {"reference": ALL, "cpu": REAL},
     "dplr_attention": {"reference": ALL, "cpu": REAL},
     "grid_scan": {"reference": ALL, "cpu": REAL},

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import scipy.fft
 
+from linscan import _arrays
 from linscan.engines.reference import fft_conv as reference_long
 from linscan.engines.reference import short_conv as reference_short
 from tests import oracles
@@ -129,11 +130,11 @@ def engine(tmp_path_factory):
     cuda.runtime = types.SimpleNamespace(getDevice=lambda: 0, streamIsCapturing=lambda stream: False)
     cuda.get_current_stream, cuda.Device, cuda.cufft = lambda: types.SimpleNamespace(ptr=0), lambda i: device, cufft
     cupy.empty, cupy.ndarray, cupy.cuda, cupy.RawKernel = empty, Array, cuda, Kernel
-    cupy.ones = lambda *a: np.ones(*a).view(Array)
     cupy.zeros, cupy.asarray = lambda *a: np.zeros(*a).view(Array), on_cpu
     cupy.broadcast_to = lambda x, shape: np.broadcast_to(x, shape, subok=True)
     cupyx.next_fast_len = scipy.fft.next_fast_len
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_arrays, "sum_rows", lambda x, keep=1: x.sum(axis=tuple(range(x.ndim - keep))))
         for module in (cupy, cuda, cupyx):
             patch.setitem(sys.modules, module.__name__, module)
         patch.setitem(sys.modules, "cupyx", types.ModuleType("cupyx"))

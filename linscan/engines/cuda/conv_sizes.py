@@ -10,7 +10,7 @@ from linscan.engines.reference.fft_conv import block_size, fft_size
 
 SMALLEST = 1024  # real samples of a transform in one block, at least
 # By those samples: complex numbers a thread holds, and blocks a multiprocessor must have room for.
-SHAPES = {1024: (16, 20), 2048: (16, 16), 4096: (16, 6), 8192: (32, 4), 16384: (16, 2), 32768: (32, 1)}
+SHAPES = {1024: (16, 20), 2048: (16, 14), 4096: (16, 6), 8192: (32, 4), 16384: (16, 2), 32768: (32, 1)}
 _WINDOW = ("samples", "taps", "start", "step", "skip", "blocks", "n", "begin", "count", "circular")
 # The same for the gradient of the kernel: complex numbers a thread holds.
 BACK = {1024: 16, 2048: 16, 4096: 16, 8192: 32, 16384: 16}

@@ -145,7 +145,7 @@ def _correlated(u: Array, k: Array, dy: Array, start: int, circular: bool) -> Ar
 
     def shaped(dk: Array) -> Array:
         dk = dk.reshape(*batch[: len(first)], *(1,) * (len(batch) - len(first)), taps)
-        return grad_like(dk.transpose(np.argsort(order).tolist()).astype(k.dtype), k)
+        return dk.transpose(np.argsort(order).tolist()).reshape(k.shape).astype(k.dtype, copy=False)
 
     if not circular and compute == np.float32:
         dk = correlated(u, dy, Sums(samples, taps, start, length, kernels))

@@ -19,7 +19,7 @@ _SHORT = 32  # rows shorter than this have lanes along rows, also where time is 
 _REGISTERS = 600  # bytes of them that weights and inputs of a walking thread may fill
 _REPEAT, _BATCH = 4, 8  # as in fir.cu and fir_taps.cu
 # By itemsize: neighbouring rows of a walking thread, steps it takes at once, blocks that must fit a multiprocessor.
-_WALK = {2: (8, 2, 4), 4: (4, 8, 4), 8: (2, 8, 3), 16: (1, 8, 1)}
+_WALK = {2: (4, 8, 4), 4: (4, 8, 4), 8: (2, 8, 3), 16: (1, 8, 1)}
 _WALKERS = 1 << 19  # threads that make walks as long as they may be
 _SPAN = np.dtype([(n, "i8") for n in ("samples", "first", "step", "past_first", "past_length", "edge", "taps", "run")])
 

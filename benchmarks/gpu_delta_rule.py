@@ -4,12 +4,13 @@ Bytes are those of q, k, v and o, beside which gates are small; with the pullbac
 Beside the times stands what the passes move, at the copy's speed: for the gradients also E, Y and the states of every
 chunk, each written and read (see delta_chunk.cu).
 
-For (8, 16, 4096, 128, 128) the floor is 0.18 ms of bytes forwards and 1.1 with the pullback; the products forwards are 86
-GFLOP. Predicted: a chunk is a chain of dependent products in each of eight warps, 8000 ticks, so 0.3 to 0.5 ms for the
-64 of a row; with the pullback 1.7 to 2.0. Measured first: 0.49 (0.60 gated) and 2.32 (2.72), for the instructions around
-the products were twice those counted on: results that change sides rounded one by one, decays by expf, a loop over all
-tiles of scores in every warp. Without these 0.44 (0.49) and 2.15 (2.43). What is left of the pullback is two thirds in
-the gradients' kernel, 1.0 to 1.2 ms where its bytes need 0.55: one block fits a multiprocessor, and waits for its tiles.
+For (8, 16, 4096, 128, 128) the floor is 0.18 ms of bytes forwards and 1.1 with the pullback; the products forwards
+are 86 GFLOP. Predicted: a chunk is a chain of dependent products in each of eight warps, 8000 ticks, so 0.3 to 0.5 ms
+for the 64 of a row; with the pullback 1.7 to 2.0. Measured first: 0.49 (0.60 gated) and 2.32 (2.72), for the
+instructions around the products were twice those counted on: results that change sides rounded one by one, decays by
+expf, a loop over all tiles of scores in every warp. Without these 0.44 (0.49) and 2.15 (2.43). What is left of the
+pullback is two thirds in the gradients' kernel, 1.0 to 1.2 ms where its bytes need 0.55: one block fits a
+multiprocessor, and waits for its tiles.
 """
 
 from collections.abc import Iterator

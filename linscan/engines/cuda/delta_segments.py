@@ -37,9 +37,9 @@ def delta_rule(q, k, v, beta, g, S0, *, scale: float, keep: bool) -> tuple[Array
     segments = q1.shape[-3]
     zero, one = cupy.zeros(S0.shape[-2:], np.float32), cupy.eye(keys, dtype=np.float32)
     zero, one = (cupy.broadcast_to(x, (*lead, segments, *x.shape)) for x in (zero, one))
-    unread = {"scale": scale, "keep": False, "read": False}
-    ends = delta_chunk.delta_rule(q1, k1, v1, beta1, g1, zero, **unread)[1]
-    moves = held(delta_chunk.delta_rule(q1, k1, cupy.zeros((step, keys), q.dtype), beta1, g1, one, **unread)[1])
+    none = cupy.zeros((step, keys), q.dtype)
+    ends = delta_chunk.delta_rule(q1, k1, v1, beta1, g1, zero, scale=scale, keep=False, read=False)[1]
+    moves = held(delta_chunk.delta_rule(q1, k1, none, beta1, g1, one, scale=scale, keep=False, read=False)[1])
     starts, S = held(cupy.empty(ends.shape, np.float32)), S0
     for n in range(segments):
         starts[..., n, :, :] = S
@@ -49,17 +49,17 @@ def delta_rule(q, k, v, beta, g, S0, *, scale: float, keep: bool) -> tuple[Array
     if q2.shape[-2]:
         more, S, rest = delta_chunk.delta_rule(q2, k2, v2, beta2, g2, S, scale=scale, keep=keep)
         o = cupy.concatenate([o, more], axis=-2)
-    return o, S, Cut(kept, moves, rest) if keep else None
+    return o, S, None if kept is None else Cut(kept, moves, rest)
 
 
 def delta_rule_pullback(q, k, v, beta, g, kept: Cut, do, dS, *, scale: float) -> tuple[Array | None, ...]:
     """As `delta_chunk.delta_rule_pullback`; the gradient of the state is handed on by the transposed moves."""
     step, lead = _SEGMENT * delta_chunk.STEPS, dS.shape[:-2]
     parts = [_cut(x, step, -1 if x is beta else -2) for x in (q, k, do, beta, g)]
-    (q1, k1, do1, beta1, g1), rest = zip(*parts, strict=True)
+    (q1, k1, do1, beta1, g1), (q2, k2, do2, beta2, g2) = zip(*parts, strict=True)
     found, segments = [], q1.shape[-3]
     if kept.rest is not None:
-        call = delta_chunk.Call(*rest, dS)
+        call = delta_chunk.Call(q2, k2, do2, beta2, g2, dS)
         back = call.kept()
         dS = call.backwards(back, scale)
         found.append(call.gradients(kept.rest, back, scale))

@@ -43,6 +43,8 @@ class MLSTM(Layer):
         E = expand D channels inside.
     block : int, default 4
         Channels that the products to q, k and v mix.
+    depth : int, default 1
+        Layers of the network: what they add to the stream starts that many times smaller.
 
     Examples
     --------
@@ -60,6 +62,7 @@ class MLSTM(Layer):
     gate: str = "exp"
     expand: int = 2
     block: int = 4
+    depth: int = 1
 
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
         """``W_up``, ``conv``, ``W_q``, ``W_k``, ``W_v``, ``gates`` (i, f), ``scale``, ``skip`` and ``W_down``."""
@@ -78,7 +81,7 @@ class MLSTM(Layer):
             },
             "scale": np.ones(E),
             "skip": np.ones(E),
-            "W_down": 2 / np.sqrt(D) * rng.standard_normal((E, D)),
+            "W_down": 2 / (self.depth * np.sqrt(D)) * rng.standard_normal((E, D)),
         }
         return typed(params, dtype)
 

@@ -13,7 +13,9 @@ from linscan.models.feed_forward import FeedForward
 from linscan.models.nonlinear.slstm import SLSTM
 
 
-def xlstm(channels: int, *, heads: int = 4, gate: str = "exp", pattern: str = "ms") -> tuple[Block, ...]:
+def xlstm(
+    channels: int, *, heads: int = 4, gate: str = "exp", pattern: str = "ms", depth: int = 1
+) -> tuple[Block, ...]:
     """The blocks of one round of xLSTM.
 
     Parameters
@@ -26,6 +28,8 @@ def xlstm(channels: int, *, heads: int = 4, gate: str = "exp", pattern: str = "m
         Of mLSTM's input.
     pattern : str, default "ms"
         "m" for mLSTM, one block; "s" for sLSTM, two. The paper's xLSTM[7:1] is "mmmmmmms".
+    depth : int, default 1
+        Letters of the whole network, see `MLSTM`.
 
     Returns
     -------
@@ -43,5 +47,5 @@ def xlstm(channels: int, *, heads: int = 4, gate: str = "exp", pattern: str = "m
     if set(pattern) - set("ms"):
         raise ValueError(f"xlstm: pattern must be made of 'm' and 's'; got {pattern!r}")
     mixing = FeedForward(channels, -(-4 * channels // 3))
-    layers = {"m": (MLSTM(channels, heads, gate),), "s": (SLSTM(channels, heads), mixing)}
+    layers = {"m": (MLSTM(channels, heads, gate, depth=depth),), "s": (SLSTM(channels, heads), mixing)}
     return tuple(Block(x, activation="identity", gate="none") for c in pattern for x in layers[c])

@@ -1,9 +1,10 @@
 // One chunk of linear attention on tensor cores: its gates, its outputs, and the step of the state. See linear_attention.cu.
 #pragma once
-constexpr int WARPS = 8;  // of a block: four for the steps, or keys, times two for the columns
+constexpr int HALVES = KEYS == 128 ? 1 : 2;  // measured: there, two warps for the columns would be slower
+constexpr int WARPS = 4 * HALVES;            // of a block: four for the steps, or keys, times those for the columns
 #include "attention_tiles.cuh"
 
-constexpr int TILES = KEYS / 64, COLUMNS = SLICE / 16;  // of the state: 16 x 8 tiles of a warp
+constexpr int TILES = KEYS / 64, COLUMNS = SLICE / 8 / HALVES;  // of the state: 16 x 8 tiles of a warp
 constexpr float FORGET = -88.0f;  // e^g below the smallest normal number: what was before is no more
 
 struct Stage { S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD], v[STEPS][SLICE + PAD]; };
@@ -23,7 +24,7 @@ struct Extras {
   S* kept;        // (row, chunk, key, value): states before each chunk, written, or multiplied with those after it
   float* dots;    // (slice, row, chunk): the sums of those products
   const S* mate;  // (…, time, value), multiplied with the outputs
-  float* sums;    // (half slice, row, time): the sums of those products over values
+  float* sums;    // (slice and half, row, time): the sums of those products over values
   i64 head;       // steps of the first chunk
   i64 backwards;  // 1: time of the outputs runs the other way, a step's decay is that before it, and `last` is times scale
 };

@@ -3,8 +3,8 @@
 // A block owns SLICE value columns of one head and walks the head's chunks of 64 steps, the state in float32 registers:
 //   O = e^W (Q S) + P V,   P[t, s] = q[t] k[s] e^(W[t] - W[s]) for s <= t,   S' = e^W[63] S + (e^(W[63] - W) K)^T V,
 // W being sums of g from the chunk's start, or from the last step that forgets what was before it. Rows t are shared out
-// between four pairs of warps for O, and rows of S for S', columns within a pair. What products take in is rounded to 16 bits, sums are float32. The next
-// chunk's arrays come while one is worked on.
+// between four warps for O, and rows of S for S', or between four pairs that share out the columns. What products take in is
+// rounded to 16 bits, sums are float32. The next chunk's arrays come while one is worked on.
 //
 // Long sequences are cut into segments: `reduce` makes each one's state from zero, `carry` hands the state on, `run` goes
 // again from the true one. Whether a sequence is cut follows from its length alone, and so do its bits.
@@ -86,7 +86,7 @@ __device__ __forceinline__ void multiply(const float (&out)[COLUMNS][4], const M
       sum = __fmaf_rn(out[n][2 * half + 1], high(mates[n][half], S()), sum);
     }
     sum += shuffle_xor(sum, 1), sum += shuffle_xor(sum, 2);
-    const i64 slice = 2 * x.slice + threadIdx.x / 128;
+    const i64 slice = HALVES * x.slice + threadIdx.x / 128;
     if (lane % 4 == 0 && step < count) extras.sums[(slice * layout.rows + x.row) * layout.length + t + step] = scale * sum;
   }
 }

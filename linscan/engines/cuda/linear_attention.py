@@ -22,7 +22,7 @@ from linscan.engines.reference import linear_attention as reference
 
 __all__ = ["linear_attention", "linear_attention_pullback", "linear_attention_step"]
 
-_THREADS, _STEPS, _PAD = 256, 64, 8  # as in linear_attention.cu
+_THREADS, _STEPS, _PAD = 128, 64, 8  # as in linear_attention.cu
 _WIDEST = 256  # keys or values that tensor cores take here
 _WHOLE = 128  # chunks of the longest sequence that is not cut
 _SEGMENT = 64  # chunks of a segment of a longer one
@@ -115,7 +115,8 @@ def _run(q, k, v, g, S0, starts=None, *, lead, scale, kept=None, work=_NOTHING, 
     slices, chunks = -(-values // width), -(-length // _STEPS)
     o, S = cupy.empty((*lead, length, values), q.dtype), cupy.empty((*lead, keys, values), np.float32)
     dots = held(cupy.empty((slices, *lead, chunks), np.float32)) if work == _MULTIPLY else None
-    sums = held(cupy.empty((2 * slices, *lead, length), np.float32)) if mate is not None else None
+    halves = 1 if wide == 128 else 2
+    sums = held(cupy.empty((halves * slices, *lead, length), np.float32)) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     head = (length - 1) % _STEPS + 1 if back else min(length, _STEPS)
     extras = np.array([(*pointers, head, back)], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
@@ -129,7 +130,7 @@ def _run(q, k, v, g, S0, starts=None, *, lead, scale, kept=None, work=_NOTHING, 
         code = kernel("linear_attention.cu", name, q.dtype.name, *macros)
         if code.max_dynamic_shared_size_bytes < _shared(wide, width):
             code.max_dynamic_shared_size_bytes = _shared(wide, width)
-        code((segments * rows * slices,), (_THREADS,), (layout, *arguments, extras), shared_mem=_shared(wide, width))
+        code((segments * rows * slices,), (halves * _THREADS,), (layout, *arguments, extras), shared_mem=_shared(wide, width))
 
     if segments > 1 and starts is None:
         starts, decays = held(cupy.empty((segments, *S.shape), np.float32)), scratch(segments * rows, np.float32)

@@ -19,12 +19,7 @@ def on_gpu(*arrays):
 def main() -> None:
     cupy.cuda.set_allocator(None)
     rng = np.random.default_rng(0)
-    cases = (
-        ("float32", 20, 36, "vector"),
-        ("float32", 128, 128, "scalar"),
-        ("float64", 5, 3, "vector"),
-        ("complex64", 9, 7, None),
-    )
+    cases = ("float32", 12, 20, "vector"), ("complex64", 12, 20, None)
     for dtype, key, value, kind in cases:
         q, k, v, beta, g, S0 = on_gpu(*delta_problem(rng, 67, key, value, dtype, kind))
         a, b = on_gpu(*dplr_problem(rng, 67, key, value, dtype, kind)[3:5])

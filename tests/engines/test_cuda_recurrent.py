@@ -87,7 +87,8 @@ def test_every_dtype_and_decay(rng, op, dtype, kind):
     ],
 )
 def test_any_width(rng, op, key, value, dtype):
-    check(op, PROBLEMS[op][0](rng, 70, key, value, dtype, "vector", lead=(1,)))
+    heads = 133 if key == 128 else 1  # blocks of eight warps where there are many
+    check(op, PROBLEMS[op][0](rng, 70, key, value, dtype, "vector", lead=(heads,)))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

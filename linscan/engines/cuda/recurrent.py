@@ -36,7 +36,7 @@ def fits(length: int, keys: int, values: int, dtype: Any) -> bool:
     size = accum_dtype(dtype).itemsize
     pairs = (keys, values), (values, keys)
     return min(length, keys, values) > 0 and all(
-        sizes_of(_WIDEST, *pair, size, by) for pair in pairs for by in (BY_ROW, BY_COLUMN)
+        sizes_of(_WIDEST, *pair, 1 << 20, size, by) for pair in pairs for by in (BY_ROW, BY_COLUMN)
     )
 
 

@@ -15,7 +15,7 @@ READ, SUM = 1, 2  # what is read is written, or added to what is
 BY_STEP, BY_ROW, BY_COLUMN = 1, 2, 3  # what a decay acts on
 _SHARED = 64 << 10  # bytes every card gives a block that asks for them
 _UNROLL = 4  # steps the compiler may interleave
-_WARPS = 4  # of a block, at most
+_BLOCKS = 120  # where there would be fewer, blocks are made narrower: nearly the multiprocessors of an H100
 _PROBLEM = np.dtype(
     [(name, "i8") for name in ("length", "heads", "rows", "columns", "chunks")]
     + SIZES
@@ -58,23 +58,30 @@ class Sizes(NamedTuple):
     depth: int
 
 
-def sizes_of(program: Pass, rows: int, columns: int, itemsize: int, decay: int) -> Sizes | None:
-    """None for states that registers or shared memory do not hold. The number of heads has no say, or bits would."""
+def sizes_of(program: Pass, rows: int, columns: int, heads: int, itemsize: int, decay: int) -> Sizes | None:
+    """None for states that registers or shared memory do not hold.
+
+    The number of heads has a say in how many warps share vectors, and bits do not depend on that; but if decays are per
+    column, a block's width says which of them are seen together, so there it has none.
+    """
     words = itemsize // 4
-    per = 8 if rows > 4 else 4
+    per, wide, most = (16, 4, 8) if words == 1 and rows > 64 else (8 if rows > 4 else 4, 8, 4)
     while 32 * per < rows:
         per *= 2
     lanes = 1 << (-(-rows // per) - 1).bit_length()
-    wide = min(8, (64 if per <= 16 else 128) // (per * words), 1 << max(0, columns - 1).bit_length())
+    wide = min(wide, (64 if per <= 16 else 128) // (per * words), 1 << max(0, columns - 1).bit_length())
     if not wide:
         return None
-    warps = min(_WARPS, 1 << (-(-columns * lanes // (32 * wide)) - 1).bit_length())
-    for depth in (16, 8, 4, 2, 1):
-        for some in (warps, 1)[: 1 if depth > 1 else 2]:
-            sizes = Sizes(lanes, per, wide, some, depth)
-            if shared(program, sizes, itemsize, decay) <= _SHARED:
-                return sizes
-    return None
+    needed = -(-columns * lanes // (32 * wide))
+    warps = min(4 if decay == BY_COLUMN else most, 1 << (needed - 1).bit_length())
+    depth = 16
+    while shared(program, Sizes(lanes, per, wide, warps, depth), itemsize, decay) > _SHARED:
+        if depth == 1 and warps == 1:
+            return None
+        depth, warps = (depth // 2, warps) if depth > 1 else (1, 1)
+    while decay != BY_COLUMN and warps > 1 and heads * -(-needed // warps) < _BLOCKS:
+        warps //= 2
+    return Sizes(lanes, per, wide, warps, depth)
 
 
 def shared(program: Pass, sizes: Sizes, itemsize: int, decay: int) -> int:
@@ -108,7 +115,7 @@ def run(
     (length, height), width = rows[0].shape[-2:], columns[0].shape[-1]
     dtype, heads, chunks = rows[0].dtype, math.prod(lead), -(-length // EVERY)
     decay = 0 if g is None else BY_STEP if g.shape[-1] == 1 else BY_COLUMN if turned else BY_ROW
-    sizes = sizes_of(program, height, width, dtype.itemsize, decay)
+    sizes = sizes_of(program, height, width, heads, dtype.itemsize, decay)
     if sizes is None:
         raise ValueError(f"recurrent: states of {height} x {width} {dtype} are too large")
     tiles = -(-width // (32 * sizes.warps // sizes.lanes * sizes.columns))
@@ -131,7 +138,7 @@ def run(
     macros: dict[str, int] = {"LANES": sizes.lanes, "PER": sizes.per, "COLUMNS": sizes.columns, "WARPS": sizes.warps}
     macros |= {
         "DEPTH": sizes.depth,
-        "UNROLL": 2 if program.feed or program.rows > 3 else _UNROLL,
+        "UNROLL": 2 if program.feed else 1 if program.rows > 3 else _UNROLL,
         "PRE": program.pre,
         "READS": program.reads,
         "WRITES": program.writes,

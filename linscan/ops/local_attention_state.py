@@ -65,7 +65,7 @@ def prepare(who: str, q: Any, k: Any, v: Any, window: Any, g: Any, state: Any, *
     kept = None
     if g is not None and _arrays.host_any(g, lambda x: x == -np.inf, otherwise=True):
         kept = g != -np.inf
-        reset, g = ~kept if reset is None else reset | ~kept, xp.where(kept, g, xp.zeros((), dtype))
+        reset, g = ~kept if reset is None else reset | ~kept, _where(kept, g)
     own, seen = _numbers(xp, reset, mask, length)
     past = 0
     if state is not None:
@@ -141,10 +141,16 @@ def carry(p: Problem) -> Array:
     xp, length = _arrays.namespace(p.q), p.q.shape[-2]
     flag = xp.asarray(_remembered(p), p.k.dtype)[..., None]
     gate = xp.zeros((1,), p.k.dtype) if p.g is None else p.g[..., length:, None]
-    parts = [xp.where(flag != 0, x[..., length:, :], xp.zeros((), x.dtype)) for x in (p.k, p.v)]
+    parts = [_where(flag != 0, x[..., length:, :]) for x in (p.k, p.v)]
     parts += [gate, flag]  # a gate lies between other keys and queries even if its own key is masked
     lead = np.broadcast_shapes(*(x.shape[:-1] for x in parts))
     return xp.concatenate([xp.broadcast_to(x, (*lead, x.shape[-1])) for x in parts], -1)
+
+
+def _where(flag: Array, x: Array) -> Array:
+    """`x`, zero where not `flag`, in its own dtype: CuPy chooses among two bfloat16 arrays in float32."""
+    xp = _arrays.namespace(x)
+    return xp.where(flag, x, xp.zeros((), x.dtype)).astype(x.dtype, copy=False)
 
 
 def _remembered(p: Problem) -> Array:
@@ -159,7 +165,7 @@ def pass_on(p: Problem, grads: list[Any], dstate: Any, like: Any) -> tuple[Any, 
     dq, dk, dv, dg = grads
     xp, length, width = _arrays.namespace(p.q), p.q.shape[-2], p.k.shape[-1]
     if dstate is not None:
-        dlast = xp.where(_remembered(p)[..., None], dstate[..., :-2], xp.zeros((), dstate.dtype))
+        dlast = _where(_remembered(p)[..., None], dstate[..., :-2])
         dk, dv = (_added(x, y, length, 2) for x, y in ((dk, dlast[..., :width]), (dv, dlast[..., width:])))
         dg = None if dg is None else _added(dg, dstate[..., -2], length, 1)
     first = None
@@ -171,7 +177,7 @@ def pass_on(p: Problem, grads: list[Any], dstate: Any, like: Any) -> tuple[Any, 
     dk, dv = dk[..., p.past :, :], dv[..., p.past :, :]
     dg = None if dg is None else dg[..., p.past :]
     if dg is not None and p.kept is not None:
-        dg = xp.where(p.kept, dg, xp.zeros((), dg.dtype))
+        dg = _where(p.kept, dg)
     if p.reverse:
         dq, dk, dv = (x[..., ::-1, :] for x in (dq, dk, dv))
         dg = None if dg is None else dg[..., ::-1]

@@ -35,7 +35,9 @@ def prepare(who: str, cell: Any, x: Any, R: Any, b: Any, w: Any, h0: Any, reset:
     core = 2 if cell.diagonal else 3
     lead = _arrays.broadcast_shapes(who, x=x.shape[:-3], R=R.shape[: R.ndim - core])
     x = xp.broadcast_to(x, (*lead, *x.shape[-3:]))
-    start = xp.asarray(cell.start or (0.0,) * cell.states, compute)[:, None]
+    start = xp.zeros((cell.states, 1), compute)
+    for row, value in enumerate(cell.start or ()):
+        start[row] = value  # one number at a time: nothing is copied to the GPU, which a captured graph could not
     b = _rows(who, "b", b, compute, lead, cell.gates, width, xp)
     w = _rows(who, "w", w, compute, lead, cell.weights, width, xp)
     if w is None and cell.weights:

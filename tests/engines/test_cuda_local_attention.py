@@ -56,16 +56,20 @@ def check(dtype, q, k, v, window, g=None, state=None, mask=None, reset=None, **o
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("window", [1, 2, 31, 64, 200])
+@pytest.mark.parametrize("window", [1, 31, 200])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_window(rng, dtype, window, causal):
-    for length in (1, 63, 64, 65, 170):
+    for length in (1, 64, 65, 170):
         q, k, v, g = draw(rng, length, dtype, (2,))
         check(dtype, q, k, v, window, g if length % 2 else None, causal=causal)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize(("width", "value"), [(1, 8), (33, 130), (64, 64), (65, 1), (128, 256), (200, 40), (256, 256)])
+@pytest.mark.parametrize(
+    ("dtype", "width", "value"),
+    [("float16", *sizes) for sizes in ((64, 64), (128, 40), (65, 1), (256, 130))]
+    + [("float32", *sizes) for sizes in ((33, 130), (256, 256))]
+    + [("float64", *sizes) for sizes in ((64, 64), (200, 256))],
+)
 def test_any_width(rng, dtype, width, value):
     q, k, v, g = draw(rng, 90, dtype, (), width, value)
     check(dtype, q, k, v, 40, g)

@@ -41,11 +41,13 @@ def check(name, args, dtype, *, diagonal=True, reset=None, reverse=False, tolera
     return info
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "float32") for name in NAMES), ("para_gru", "float64"), ("slstm", "float64")]
+)
 def test_equals_the_loop(rng, name, dtype):
-    for length in (1, 31, 33, 1000):
-        args = arguments(rng, name, (3, 2, length, 9), dtype, diagonal=True, lead=(2,))
+    for length in (1, 65, 300):
+        args = list(arguments(rng, name, (3, 2, length, 9), dtype, diagonal=True, lead=(2,)))
+        args[1] *= np.array(0.3 if name == "almost_linear" else 1, dtype)  # it grows where w + R is above 1
         check(name, args, dtype, reset=rng.random((3, 2, length)) < 0.02 if length % 2 else None)
 
 

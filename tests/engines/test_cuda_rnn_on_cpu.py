@@ -22,7 +22,7 @@ from tests.tolerances import assert_close, contracting, residual
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
 
 
-KERNELS = {"rnn_diagonal.cu": ("forward", "backward"), "rnn_newton.cu": ("guess", "seams", "carry", "correct")}
+KERNELS = {"rnn_diagonal.cu": ("forward", "backward"), "rnn_newton.cu": ("guess", "seams", "judge", "carry", "correct")}
 KERNELS["rnn_newton_back.cu"] = ("reduce", "carry", "run")
 
 

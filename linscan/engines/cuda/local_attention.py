@@ -95,11 +95,15 @@ class _Problem:
         if not self.fits:
             return
         past = k.shape[-2] - self.length
-        given = (*(cupy.ascontiguousarray(x) if x.strides[-1] != x.itemsize else x for x in (q, k, v)), g, own, seen)
+        kinds = (q.dtype,) * 4 + (np.dtype(np.int32),) * 2
+        given = [
+            None if x is None else x.astype(t, copy=False) for x, t in zip((q, k, v, g, own, seen), kinds, strict=True)
+        ]
+        given[:3] = [cupy.ascontiguousarray(x) if x.strides[-1] != x.itemsize else x for x in given[:3]]
         lead = q.shape[:-2]
         self.layout = _layout(lead, self.length, given)
         if self.layout is None:  # more batch axes than the layout folds
-            given = tuple(None if x is None else cupy.ascontiguousarray(x) for x in given)
+            given = [None if x is None else cupy.ascontiguousarray(x) for x in given]
             self.layout = _layout(lead, self.length, given)
         self.arrays = given
         sizes = past, min(window, k.shape[-2] + self.length), K, V, causal, scale
@@ -126,7 +130,7 @@ class _Problem:
         run((self.rows * tiles,), (_THREADS,), (*struct, *self.arrays, *arguments), shared_mem=shared)
 
 
-def _layout(lead: tuple[int, ...], length: int, given: tuple[Array | None, ...]) -> Any:
+def _layout(lead: tuple[int, ...], length: int, given: list[Array | None]) -> Any:
     time = len(lead)
     wide = [(x if x is None else x[..., 0], time) for x in given[:3]] + [(x, time) for x in given[3:]]
     struct = operands(lead, length, *wide)

@@ -31,16 +31,12 @@ def newton_scan(r, array_form: Callable[..., Any], *, quasi, damping, tol, limit
         states = cupy.empty((*lead, T, r.cell.states, d), r.R.dtype)
         run = _Passes(r, cell, steps, states)
         run.begin()
-        count, active = cupy.zeros(run.rows, int), cupy.ones(run.rows, bool)
         for i in range(limit + 1):
-            size = run.worst.max(axis=(-2, -1))
-            active = active & (size > tol) & cupy.isfinite(size)
-            if i == limit or not bool(active.any()):  # the only wait for the device, once an iteration
+            goes_on = run.judge(tol, first=i == 0, more=i < limit)
+            if i == limit or not int(goes_on[0]):  # the only wait for the device, once an iteration
                 break
-            run.correct(active)
-            count += active
-        row = tuple(lead)
-        return states, (size <= tol).reshape(row), count.reshape(row), size.reshape(row)
+            run.correct()
+        return states, *(x.reshape(lead) for x in (run.size <= tol, run.count, run.size))
 
 
 def newton_scan_pullback(r, array_form: Callable[..., Any], states, dh, dstate, *, workers) -> Any:
@@ -86,7 +82,8 @@ class _Passes:
         piece = (self.rows, self.chunks, d)
         self.maps, self.ends, self.flow = (cupy.empty((k, *piece), states.dtype) for k in (n * n, n, n))
         self.edges, self.after = (cupy.empty((n, *piece), states.dtype) for _ in range(2))
-        self.worst = cupy.empty(piece, states.dtype)
+        self.worst, self.size = cupy.empty(piece, states.dtype), cupy.empty(self.rows, states.dtype)
+        self.active, self.count = cupy.empty(self.rows, np.uint8), cupy.empty(self.rows, np.int64)
 
     def launch(self, name: str, threads: int, *arguments: Any) -> None:
         run = kernel("rnn_newton.cu", name, self.name, ("CELL", self.cell))
@@ -97,9 +94,15 @@ class _Passes:
         self.launch("guess", size, _WARM, self.maps, self.edges)
         self.launch("seams", size, self.maps, self.ends, self.edges, self.worst)
 
-    def correct(self, active: Array) -> None:
-        flags, size = active.view(np.uint8), self.worst.size
-        self.launch("carry", size // self.chunks, self.maps, self.ends, self.flow, flags)
-        given = (self.maps, self.ends, self.flow, self.edges, self.after, self.worst, flags)
+    def judge(self, tol: float, first: bool, more: bool) -> Array:
+        goes_on, size = cupy.zeros(1, np.int32), self.size.dtype
+        given = (self.worst, self.size, self.active, self.count, goes_on, size.type(tol), int(first), int(more))
+        self.launch("judge", self.rows * _THREADS, *given)
+        return goes_on
+
+    def correct(self) -> None:
+        size = self.worst.size
+        self.launch("carry", size // self.chunks, self.maps, self.ends, self.flow, self.active)
+        given = (self.maps, self.ends, self.flow, self.edges, self.after, self.worst, self.active)
         self.launch("correct", size, *given)
         self.edges, self.after = self.after, self.edges

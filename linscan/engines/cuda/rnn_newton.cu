@@ -4,6 +4,7 @@
 //   guess   every chunk runs the cell's own loop, from the start and `warm` steps before its first, which cells that forget
 //           are close to after that: only steps that begin a chunk have a residual
 //   seams   that residual, and what the chunk makes of a correction before it: δ -> map δ + end
+//   judge   which rows go on
 //   carry   from chunk to chunk: `flow`, the correction that enters each
 //   correct every chunk goes through its corrections, and through residuals and maps of the corrected states
 // so that an iteration reads x once. `edges` are the states that chunks end with, before and after.
@@ -102,6 +103,32 @@ seams(const __grid_constant__ Problem p, i64 steps, i64 chunks, C* maps, C* ends
   clear(zero);
   apply(map, after, zero), compose(map, slope);
   put_map(slope, maps, at), at.put(after, ends), at.put(size, worst);
+}
+
+// The largest residual of a row, a block's; whether it goes on, and then how many corrections it has had.
+extern "C" __global__ void __launch_bounds__(THREADS)
+judge(const __grid_constant__ Problem p, i64 steps, i64 chunks, const C* worst, C* size, u8* active, i64* count, int* any, C tol,
+      int first, int more) {
+  __shared__ C part[THREADS];
+  const i64 each = chunks * p.width, row = blockIdx.x;
+  C most = C(0);
+  constexpr int BATCH = 16;  // loads under way
+  for (i64 i = threadIdx.x; i < each; i += BATCH * THREADS) {
+    C x[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) x[k] = i + k * THREADS < each ? worst[row * each + i + k * THREADS] : C(0);
+#pragma unroll
+    for (int k = 0; k < BATCH; k++)
+      if (most == most && !(x[k] <= most)) most = x[k];
+  }
+  part[threadIdx.x] = most;
+  __syncthreads();
+  if (threadIdx.x) return;
+  for (int i = 1; i < THREADS; i++)
+    if (most == most && !(part[i] <= most)) most = part[i];
+  const bool goes_on = most > tol && is_finite(most) && (first || active[row]);
+  size[row] = most, active[row] = goes_on, count[row] = (first ? 0 : count[row]) + (goes_on && more);
+  if (goes_on) *any = 1;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -10,9 +10,9 @@
 // again from the true one. Whether a sequence is cut follows from its length alone, and so do its bits.
 //
 // The pullback is three such passes: dq = F(do, v, k) as o = F(q, k, v), and, backwards in time with every decay one step
-// later, dv = F(k, q, do) and dk = F(v, do, q), whose state is the gradient of S. On the way the first keeps the states
-// between chunks, the second multiplies its own with them, and outputs are multiplied with q and k: of these sums dg is
-// made. Chunks begin at the same steps in both directions: backwards the first has `head` steps.
+// later, dv = F(k, q, do) and dk = F(v, do, q), whose state is the gradient of S. The forward keeps the states between
+// chunks, the second of them multiplies its own with those, and outputs are multiplied with q and k: of these sums dg is made
+// in attention_gates.cu. Chunks begin at the same steps in both directions: backwards the first has `head` steps.
 //
 // Bytes moved: v, o once, q, k and g once for each slice of the values; k, v and g once more if cut.
 // Limits: keys to 256, any number of values and steps.

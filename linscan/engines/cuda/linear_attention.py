@@ -124,13 +124,14 @@ def _run(q, k, v, g, S0, starts=None, *, lead, scale, kept=None, work=_NOTHING, 
     flags = {"DECAYS": g is not None, "PACKED": whole, "KEPT": work, "MATED": mate is not None}
     macros = [("KEYS", wide), ("SLICE", width), *((name, int(flag)) for name, flag in flags.items())]
     segment = chunks if chunks <= _WHOLE else _SEGMENT
-    segments = -(-chunks // segment)
+    segments, shared = -(-chunks // segment), _shared(wide, width)
 
     def launch(name: str, segments: int, *arguments: Any) -> None:
         code = kernel("linear_attention.cu", name, q.dtype.name, *macros)
-        if code.max_dynamic_shared_size_bytes < _shared(wide, width):
-            code.max_dynamic_shared_size_bytes = _shared(wide, width)
-        code((segments * rows * slices,), (halves * _THREADS,), (layout, *arguments, extras), shared_mem=_shared(wide, width))
+        if code.max_dynamic_shared_size_bytes < shared:
+            code.max_dynamic_shared_size_bytes = shared
+        grid = segments * rows * slices
+        code((grid,), (halves * _THREADS,), (layout, *arguments, extras), shared_mem=shared)
 
     if segments > 1 and starts is None:
         starts, decays = held(cupy.empty((segments, *S.shape), np.float32)), scratch(segments * rows, np.float32)

@@ -171,8 +171,8 @@ __device__ __forceinline__ void take_out(Shared& shared, Tile& tile) {
 
 // Sees to it that the tile of values from v on is on its way.
 __device__ __forceinline__ void fetch(Tile& to, const Layout& layout, const Place& place, const S* flow, const Kept& forth, const Kept& back,
-                                      i64 row, i64 chunk, i64 v, i64 values) {
-  const i64 t = chunk * STEPS, wide = forth.wide, steps = (row * layout.length + t) * wide + v, step = layout.operand[V].time;
+                                      u32 row, u32 chunk, i64 v, i64 values) {
+  const i64 t = i64(chunk) * STEPS, wide = forth.wide, steps = (row * layout.length + t) * wide + v, step = layout.operand[V].time;
   const i64 state = ((row * ((layout.length + STEPS - 1) / STEPS) + chunk) * wide + v) * KEYS;
   const int count = at_most_steps(layout.length - t), width = static_cast<int>(values - v < STEPS ? values - v : STEPS);
   load<STEPS, true>(to.e, forth.steps + steps, wide, count, STEPS);

@@ -67,7 +67,7 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
       }
     }
     if (KEEP && x.column + column < kept.wide)
-      keep_state(kept.states + ((x.row * x.chunks + chunk) * kept.wide + x.column + column) * KEYS, state, turn.lost, lane);
+      keep_state(kept.states + ((x.row * i64(x.chunks) + chunk) * kept.wide + x.column + column) * KEYS, state, turn.lost, lane);
     const float stays = DECAYS ? gate.start[STEPS - 1] : 1.0f;
     if (DECAYS) each(state, lane, [=](int, int, float& y) { y = times(stays, y); });
     u32 u[BLOCKS][4];
@@ -122,7 +122,7 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
     }
   });
   each(state, lane, [=](int key, int c, float& y) {
-    if (key < keys && c < width) last[(x.row * keys + key) * values + x.column + column + c] = lost ? not_a_number() : y;
+    if (key < keys && c < width) last[(x.row * i64(keys) + key) * values + x.column + column + c] = lost ? not_a_number() : y;
   });
 }
 

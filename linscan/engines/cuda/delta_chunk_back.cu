@@ -26,8 +26,9 @@ gradients(const __grid_constant__ Layout layout, const S* q, const S* k, const S
           int keys, i64 values, float scale) {
   extern __shared__ __align__(16) u8 memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const i64 chunks = (layout.length + STEPS - 1) / STEPS, row = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
-  const i64 t0 = chunk * STEPS, at = row * layout.length + t0;
+  const u32 chunks = static_cast<u32>((layout.length + STEPS - 1) / STEPS), row = blockIdx.x / chunks;
+  const u32 chunk = blockIdx.x % chunks;
+  const i64 t0 = i64(chunk) * STEPS, at = row * layout.length + t0;
   const Place place = locate(layout, row);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, i = warp % 4, share = warp / 4, first = 16 * i;
   const int count = at_most_steps(layout.length - t0);

@@ -46,7 +46,7 @@ backwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S
       }
     }
     if (x.column + column < kept.wide)
-      keep_state(kept.states + ((x.row * x.chunks + chunk) * kept.wide + x.column + column) * KEYS, state, turn.lost, lane);
+      keep_state(kept.states + ((x.row * i64(x.chunks) + chunk) * kept.wide + x.column + column) * KEYS, state, turn.lost, lane);
     u32 read[BLOCKS][4], solved[BLOCKS][4];
     const float stays = DECAYS ? gate.start[STEPS - 1] : 1.0f;
     if (DECAYS) each(state, lane, [=](int, int, float& z) { z = times(stays, z); });
@@ -105,6 +105,6 @@ backwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S
     }
   });
   each(state, lane, [=](int key, int c, float& y) {
-    if (key < keys && c < width) before[(x.row * keys + key) * values + x.column + column + c] = lost ? not_a_number() : y;
+    if (key < keys && c < width) before[(x.row * i64(keys) + key) * values + x.column + column + c] = lost ? not_a_number() : y;
   });
 }

@@ -26,13 +26,13 @@ struct Arrays {
 
 // Where a block is, and what it reads.
 struct Spot {
-  i64 row, column;  // `column`: of its first value
+  u32 row, column;  // `column`: of its first value
   int chunks;
   Place place;
 };
 
 __device__ __forceinline__ Spot spot(const Layout& layout, i64 values) {
-  const i64 slices = (values + VALUES - 1) / VALUES;
+  const u32 slices = static_cast<u32>((values + VALUES - 1) / VALUES);
   Spot x;
   x.row = blockIdx.x / slices, x.column = blockIdx.x % slices * VALUES, x.chunks = static_cast<int>((layout.length + STEPS - 1) / STEPS);
   x.place = locate(layout, x.row);

@@ -95,21 +95,19 @@ class _Problem:
         if not self.fits:
             return
         past = k.shape[-2] - self.length
-        kinds = (q.dtype,) * 4 + (np.dtype(np.int32),) * 2
-        given = [
-            None if x is None else x.astype(t, copy=False) for x, t in zip((q, k, v, g, own, seen), kinds, strict=True)
-        ]
-        given[:3] = [cupy.ascontiguousarray(x) if x.strides[-1] != x.itemsize else x for x in given[:3]]
+        arrays = [_dense(x.astype(q.dtype, copy=False)) for x in (q, k, v)]
+        others = [x if x is None else x.astype(t, copy=False) for x, t in ((g, q.dtype), (own, "i4"), (seen, "i4"))]
         lead = q.shape[:-2]
-        self.layout = _layout(lead, self.length, given)
+        self.layout = _layout(lead, self.length, [*arrays, *others])
         if self.layout is None:  # more batch axes than the layout folds
-            given = [None if x is None else cupy.ascontiguousarray(x) for x in given]
-            self.layout = _layout(lead, self.length, given)
-        self.arrays = given
+            arrays = [cupy.ascontiguousarray(x) for x in arrays]
+            others = [x if x is None else cupy.ascontiguousarray(x) for x in others]
+            self.layout = _layout(lead, self.length, [*arrays, *others])
+        self.arrays = [*arrays, *others]
         sizes = past, min(window, k.shape[-2] + self.length), K, V, causal, scale
         self.sizes = np.array([sizes], _SIZES).view(f"V{_SIZES.itemsize}")
         flags = [("GATED", int(g is not None)), ("MARKED", int(own is not None))]
-        packed = all(x.data.ptr % 16 == 0 and x.shape[-1] % 8 == 0 and _whole(x) for x in given[:3])
+        packed = all(x.data.ptr % 16 == 0 and x.shape[-1] % 8 == 0 and _whole(x) for x in arrays)
         flags += [("PACKED", int(packed))] if self.tensor else []
         self.macros = (("QUERIES", self.queries), ("KEYS", self.keys), ("VALUES", self.values), *flags)
 
@@ -135,6 +133,11 @@ def _layout(lead: tuple[int, ...], length: int, given: list[Array | None]) -> An
     wide = [(x if x is None else x[..., 0], time) for x in given[:3]] + [(x, time) for x in given[3:]]
     struct = operands(lead, length, *wide)
     return None if struct is None else struct.view(f"V{struct.dtype.itemsize}")
+
+
+def _dense(x: Array) -> Array:
+    """`x`, copied unless the numbers of a step are neighbours in memory."""
+    return x if x.strides[-1] == x.itemsize else cupy.ascontiguousarray(x)
 
 
 def _whole(x: Array) -> bool:

@@ -48,7 +48,7 @@ def on_gpu(*arrays):
     return tuple(cupy.asarray(x) for x in arrays)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize(
     ("shape", "axis"), [((3, 1), -1), ((3, 2999), -1), ((130, 70), 0), ((2, 3000, 5), 1), ((2, 70_001), 1)]
 )
@@ -67,7 +67,7 @@ def test_recurrences(rng, dtype, shape, axis, reverse):
 
 def test_complex_numbers_by_name(rng):
     a, b = 0.9 * np.exp(1j * rng.uniform(-3, 3, (4, 5000))), random(rng, (4, 5000), "complex128")
-    for dtype in ("complex64", "complex128"):
+    for dtype in ("complex64",):
         elems = dict(zip("ab", on_gpu(a.astype(dtype), b.astype(dtype)), strict=True))
         got = linscan.assoc_scan(None, elems, cuda=COMPLEX)
         assert_close(cupy.asnumpy(got["b"]), linscan.scan(a, b), 2 * stable(dtype))
@@ -76,7 +76,7 @@ def test_complex_numbers_by_name(rng):
 @pytest.mark.parametrize(("length", "lanes"), [(5, 1), (4000, 1), (70_000, 1), (400, 33)])
 def test_operators_that_do_not_commute(rng, length, lanes):
     given = [rng.integers(0, 3, (2, length, lanes)) for _ in range(4)]  # products that overflow, all alike
-    for kind in (np.int64, np.int32):
+    for kind in (np.int64,):
         elems = tuple(x.astype(kind) for x in given)
         got = linscan.assoc_scan(matrix, on_gpu(*elems), axis=1, cuda=MATRIX)
         want = linscan.assoc_scan(matrix, elems, axis=1)

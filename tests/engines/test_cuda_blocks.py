@@ -62,24 +62,31 @@ def problem(rng, lead, length, n, dtype):
     )
 
 
-SIZES = [(2, dtype) for dtype in DTYPES] + [(3, "float64"), (4, "float32"), (4, "complex128")]
+SIZES = [(2, dtype) for dtype in DTYPES] + [(3, "float64"), (4, "float32")]
 MORE = [
     (1, "float32"),
     (5, "float16"),
     (6, "complex64"),
     (8, "float32"),
     (9, "float32"),
-    (7, "complex128"),
+    (5, "complex128"),
     (40, "float64"),
 ]
 
 
 @pytest.mark.parametrize(("n", "dtype"), SIZES + MORE)
 def test_equals_the_loop(rng, n, dtype):
-    for length in (1, 2, 65):
+    for length in (1, 2, 65, 300):
         A, b, h0, dh = problem(rng, (3,), length, n, dtype)
-        check(A, b, h0, dh, dtype)
-        check(A, b, None, dh, dtype, rng.random((3, length)) < 0.1, True)
+        check(A, b, h0, dh, dtype, reverse=length == 65)
+
+
+@pytest.mark.parametrize(("n", "dtype"), [(2, "float32"), (3, "float64"), (4, "float32"), (9, "float32")])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_resets(rng, n, dtype, reverse):
+    for length in (1, 65, 2000):
+        A, b, h0, dh = problem(rng, (3,), length, n, dtype)
+        check(A, b, h0, dh, dtype, rng.random((3, length)) < 0.1, reverse)
 
 
 @pytest.mark.parametrize(("n", "dtype"), SIZES)
@@ -96,26 +103,25 @@ def test_tails_of_every_tile(rng, n, dtype, reverse):
 
 @pytest.mark.parametrize(
     ("n", "length", "dtype"),
-    [(2, 200_001, "bfloat16"), (3, 60_001, "float64"), (4, 70_003, "float32"), (8, 10_001, "float32")],
+    [(2, 200_001, "float32"), (3, 60_001, "float64"), (4, 70_003, "float32"), (8, 10_001, "float32")],
 )
 def test_rows_of_many_groups(rng, n, length, dtype):
     A, b, h0, dh = problem(rng, (2,), length, n, dtype)
-    check(A, b, h0, dh, dtype, rng.random((2, length)) < 1e-4)
+    check(A, b, h0, dh, dtype)
 
 
 @given(
     lead=st.lists(st.integers(1, 4), max_size=2),
     length=st.integers(1, 300),
-    n=st.integers(2, 3),
-    dtype=st.sampled_from(["float16", "complex64"]),
+    n_dtype=st.sampled_from([(2, "float32"), (3, "float64")]),
     reverse=st.booleans(),
     with_reset=st.booleans(),
     with_state=st.booleans(),
     layout=st.sampled_from(["C", "F", "strided", "flipped", "shifted"]),
     seed=st.integers(0, 99),
 )
-def test_any_layout_state_reset_and_direction(lead, length, n, dtype, reverse, with_reset, with_state, layout, seed):
-    rng = np.random.default_rng(seed)
+def test_any_layout_state_reset_and_direction(lead, length, n_dtype, reverse, with_reset, with_state, layout, seed):
+    rng, (n, dtype) = np.random.default_rng(seed), n_dtype
     A, b, h0, _ = problem(rng, lead, length, n, dtype)
     views = on_gpu(A, b)
     if layout == "F":
@@ -136,7 +142,7 @@ def test_any_layout_state_reset_and_direction(lead, length, n, dtype, reverse, w
     assert all(same(x, y) for x, y in zip(views, copies, strict=True))
 
 
-@pytest.mark.parametrize("n", [2, 9])
+@pytest.mark.parametrize("n", [3, 9])
 def test_broadcasting(rng, n):
     b, h0, dh = (random(rng, shape, "float64") for shape in ((4, 5, 300, n), (5, n), (4, 5, 300, n)))
     for shape in [(n, n), (300, n, n), (5, 1, n, n), (4, 1, 300, n, n), (4, 5, 300, n, n)]:
@@ -156,7 +162,7 @@ def test_views_of_many_axes(rng):
     assert_close(cupy.asnumpy(h), want, blocks("float64", 2))
 
 
-@pytest.mark.parametrize(("n", "shape"), [(2, (3, 90_001)), (4, (3, 40_001)), (3, (70_000, 3))])
+@pytest.mark.parametrize(("n", "shape"), [(2, (3, 90_001)), (4, (3, 40_001)), (2, (70_000, 3))])
 def test_bits_depend_neither_on_the_batch_nor_on_the_run(rng, n, shape):
     A, b, h0, dh = on_gpu(*problem(rng, shape[:1], shape[1], n, "float32"))
     runs = []
@@ -168,7 +174,7 @@ def test_bits_depend_neither_on_the_batch_nor_on_the_run(rng, n, shape):
     assert all(same(x[0], y[1]) for x, y in zip((h, *pullback(dh[1:2])), runs[0], strict=True))
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 9])
+@pytest.mark.parametrize("n", [2, 4, 9])
 @pytest.mark.parametrize("length", [60, 20_000, 100_000])
 def test_growing_rows_equal_the_loop(rng, n, length):
     if n == 9 and length > 60:
@@ -192,10 +198,11 @@ def test_an_unstable_fixed_point_is_kept(n):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("n", [2, 4, 9])
+@pytest.mark.parametrize("n", [2, 3, 9])
 def test_nan_and_inf_reach_only_their_row_and_later_times(rng, bad, n):
     length = 20_000 if n < 9 else 100
-    A, b, _, _ = problem(rng, (3,), length, n, "float64")
+    dtype = "float32" if n != 3 else "float64"
+    A, b, _, _ = problem(rng, (3,), length, n, dtype)
     at, end = length // 3, length // 2
     clean = linscan.block_scan(A, b)
     reset = np.zeros((3, length), bool)
@@ -210,11 +217,11 @@ def test_nan_and_inf_reach_only_their_row_and_later_times(rng, bad, n):
         touched = np.zeros(h.shape, bool)
         touched[1, at:] = True
         assert not np.isfinite(h[1, at, 0])
-        assert_close(h[~touched], clean[~touched], blocks("float64", n))
+        assert_close(h[~touched], clean[~touched], blocks(dtype, n))
         assert np.isfinite(db[[0, 2]]).all()
         assert np.isfinite(db[1, at + 1 :]).all()
         assert np.isfinite(again[1, end:]).all()
-        assert error(again[[0, 2], :end], clean[[0, 2], :end]) < blocks("float64", n)
+        assert error(again[[0, 2], :end], clean[[0, 2], :end]) < blocks(dtype, n)
 
 
 def test_runs_on_the_callers_stream(rng):

@@ -53,7 +53,7 @@ def check(rng, arrays, dtype, tolerance, reverse=(False, False)):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 7, 3, 5), (9, 4, 1, 8), (17, 16, 9, 70), (33, 5, 16, 32)])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 7, 3, 5), (17, 16, 9, 70)])
 def test_equals_the_loop(rng, dtype, shape):
     check(rng, draw(rng, *shape, dtype, lead=(2,)), dtype, 4 * stable(dtype) * sum(shape) ** 0.5)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.ops.test_semiring_scan import INF, SCANS, assert_same, decays, op
+from tests.ops.test_semiring_scan import INF, REAL, SCANS, assert_same, decays, op
 from tests.tolerances import assert_close, logarithms, stable
 
 pytestmark = pytest.mark.gpu
@@ -66,11 +66,10 @@ def check(shape, axis, dtype, rng, *, sparse=False, reset=False, reverse=False, 
                 assert_close(cupy.asnumpy(x), y, 16 * stable(dtype) + logarithms(dtype, 8), name)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("dtype", "reverse"), [*((dtype, False) for dtype in REAL), ("float32", True)])
 @pytest.mark.parametrize("in_lanes", [False, True])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_tails_of_every_tile(rng, dtype, in_lanes, reverse):
-    sizes = tiles.cut(in_lanes, 4, 40, 10**6)
+def test_tails_of_every_tile(rng, dtype, reverse, in_lanes):
+    sizes = tiles.cut(in_lanes, 4, 8, 24, 10**6)
     group = dict(sizes.macros)["GROUP"] * sizes.run * sizes.warps
     marks = [sizes.run, sizes.run * sizes.warps] + ([group] if in_lanes else [])
     for mark in marks:
@@ -79,18 +78,17 @@ def test_tails_of_every_tile(rng, dtype, in_lanes, reverse):
             check(shape, 0 if in_lanes else 1, dtype, rng, reverse=reverse, reset=reverse, state=not reverse)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
-@pytest.mark.parametrize(("shape", "axis"), [((2, 100_001), 1), ((1, 20_000, 40), 1)])
-def test_rows_of_many_groups(rng, dtype, shape, axis):
-    check(shape, axis, dtype, rng, sparse=True, gradients=False)
-    check(shape, axis, dtype, rng, reset=True, gradients=dtype == "float64")
+@pytest.mark.parametrize(("shape", "axis"), [((2, 300_001), 1), ((1, 20_000, 40), 1)])
+def test_rows_of_many_groups(rng, shape, axis):
+    check(shape, axis, "float32", rng, sparse=True, gradients=False)
+    check(shape, axis, "float32", rng, reset=True, gradients=False)
 
 
 @given(
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     length=st.integers(1, 300),
     axis=st.integers(0, 3),
-    dtype=st.just("float64"),
+    dtype=st.just("float32"),
     options=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     layout=st.sampled_from(["C", "F", "strided", "flipped"]),
     seed=st.integers(0, 99),
@@ -137,7 +135,7 @@ def test_averages_of_any_shape(rng):
 
 @pytest.mark.parametrize(("shape", "axis"), [((3, 9000), 1), ((700, 35), 0)])
 def test_infinities_and_nan_go_where_the_loop_has_them(rng, shape, axis):
-    a, b, v = decays(rng, shape, "float64"), random(rng, shape, "float64"), random(rng, shape, "float64")
+    a, b, v = decays(rng, shape, "float32"), random(rng, shape, "float32"), random(rng, shape, "float32")
     reset = rng.random(shape) < 0.002
     for x in (a, b):
         for value in (-INF, -INF, INF, np.nan):
@@ -148,20 +146,24 @@ def test_infinities_and_nan_go_where_the_loop_has_them(rng, shape, axis):
         got = cupy.asnumpy(op(name)(*on_gpu(a, b), axis=axis, reset=starts))
         with linscan.use_engine("reference"):
             want = op(name)(a, b, axis=axis, reset=reset)
-        assert_same(got, want, logarithms("float64", 8))
+        assert_same(got, want, logarithms("float32", 8))
     y, z = linscan.softmax_average(*on_gpu(b, wide_v, w), axis=axis, reset=starts)
     with linscan.use_engine("reference"):
         want_y, want_z = linscan.softmax_average(b, wide_v, w, axis=axis, reset=reset)
-    assert_same(cupy.asnumpy(z), want_z, logarithms("float64", 8))
-    assert_same(cupy.asnumpy(y), want_y, logarithms("float64", 8))
+    assert_same(cupy.asnumpy(z), want_z, logarithms("float32", 8))
+    assert_same(cupy.asnumpy(y), want_y, logarithms("float32", 8))
 
 
 @pytest.mark.parametrize(
     ("shape", "axis"), [((4, 70_001), 1), ((2, 9001, 40), 1), ((70_000, 70), 1), ((3, 70_000, 5), 1)]
 )
-def test_bits_depend_neither_on_the_batch_nor_on_the_run(rng, shape, axis):
+def test_bits_depend_neither_on_the_batch_nor_on_who_shares_a_row(rng, monkeypatch, shape, axis):
     s, v, w = on_gpu(random(rng, shape, "float32"), random(rng, shape, "float32"), decays(rng, shape, "float32"))
-    runs = [linscan.softmax_average(s, v, w, axis=axis) for _ in range(4)]
+    runs = []
+    for multiprocessors in (10**9, 10**9, 0, 132):
+        monkeypatch.setattr(tiles, "_multiprocessors", lambda n=multiprocessors: n)
+        monkeypatch.setattr(tiles, "_plans", {})
+        runs.append(linscan.softmax_average(s, v, w, axis=axis))
     assert all(same(x, y) for run in runs[1:] for x, y in zip(run, runs[0], strict=True))
     alone = linscan.softmax_average(s[1:2], v[1:2], w[1:2], axis=axis)
     assert all(same(x[0], y[1]) for x, y in zip(alone, runs[0], strict=True))

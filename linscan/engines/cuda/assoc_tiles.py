@@ -18,7 +18,6 @@ from linscan.engines.cuda.sizes import SHORT
 Compiled = Callable[[tuple[tuple[str, int], ...]], Any]
 
 _SHARED = 47_000  # bytes of shared memory a block may have
-_WARPS = 4
 
 
 class Operands(NamedTuple):
@@ -38,22 +37,22 @@ class Cut(NamedTuple):
     warps: int
 
 
-def cut(in_lanes: bool, narrowest: int, part: int, length: int) -> Cut:
-    """The tiles of rows of `length`; the narrowest array's item size and the bytes of an element's part decide."""
-    steps = 16 if narrowest == 1 else 8
+def cut(in_lanes: bool, narrowest: int, widths: int, part: int, length: int) -> Cut:
+    """The tiles of rows of `length`; the narrowest item size, words of a step, and an element's part decide."""
+    steps = 16 if narrowest == 1 or widths <= 8 else 8
     run = steps if in_lanes else 32 * steps
-    group = 32
+    most, group = 4, 32
     if in_lanes:  # what the tiles before hand on lies in shared memory, for 32 rows
-        group = 16
-        while group > 1 and 32 * part * (group + _WARPS + 1) > _SHARED:
-            group //= 2
-    warps = min(_WARPS, -(-length // run))
+        most = group = 8
+        while group > 1 and 32 * part * (group + most + 1) > _SHARED:
+            group, most = group // 2, max(2, most // 2)
+    warps = min(most, -(-length // run))
     sizes = (
         ("LANES", int(in_lanes)),
         ("STEPS", steps),
         ("CHUNK", steps),
         ("ROWS", 1),
-        ("WARPS", _WARPS),
+        ("WARPS", most),
         ("GROUP", group),
     )
     return Cut(sizes, run, warps)
@@ -106,7 +105,7 @@ def _plan(compiled: Compiled, given: Operands, axis: int, reverse: bool, part: i
     in_lanes = length < SHORT or math.prod(shape[axis + 1 :]) != 1
     timed = (*given.inputs, *given.outputs, given.reset)
     narrowest = min(x.dtype.itemsize for x in timed[:-1] if x is not None)
-    sizes = cut(in_lanes, narrowest, part, length)
+    sizes = cut(in_lanes, narrowest, sum(max(4, x.dtype.itemsize) for x in given.inputs if x is not None), part, length)
     *places, reset = (None if x is None else strides(x, axis) for x in timed)
     places += [*(None if x is None else strides(x, None) for x in given.firsts), reset]
     struct = layout(batch, length, sizes.run * sizes.warps, reverse, places)
@@ -116,8 +115,14 @@ def _plan(compiled: Compiled, given: Operands, axis: int, reverse: bool, part: i
     rows, tiles = math.prod(batch), -(-length // (sizes.run * sizes.warps))
     flags = ("RESETS", int(given.reset is not None)), ("REVERSED", int(reverse and not in_lanes))
     bundles = -(-rows // 32) if in_lanes else rows
-    memory = memory_of(part, dict(sizes.macros)["GROUP"], rows, tiles) if tiles > 1 else 0
-    return _Plan(compiled((*sizes.macros, *flags)), (bundles * tiles,), (32 * sizes.warps,), struct, memory)
+    split = tiles > 1 and bundles < (2 if in_lanes else 4) * _multiprocessors()
+    memory = memory_of(part, dict(sizes.macros)["GROUP"], rows, tiles) if split else 0
+    grid = bundles * tiles if split else bundles
+    return _Plan(compiled((*sizes.macros, *flags)), (grid,), (32 * sizes.warps,), struct, memory)
+
+
+def _multiprocessors() -> int:
+    return cupy.cuda.Device().attributes["MultiProcessorCount"]
 
 
 def _copies(given: Operands) -> Operands:

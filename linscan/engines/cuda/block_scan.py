@@ -58,17 +58,17 @@ def _product(h: Array, db: Array, h0: Array | None, reset: Array | None, reverse
 
 
 def tile(n: int, itemsize: int, pullback: bool) -> Tile:
-    """The tile of matrices of n rows: as many steps as a block has room for, and as many blocks as fit."""
+    """The tile of matrices of n rows: pieces as long as two warps have room for, as many warps and blocks."""
     step, numbers = (n * n + (2 if pullback else 1) * n) * itemsize, max(1, itemsize // 4)
     registers = min(255, {1: 48, 2: 64, 3: 96, 4: 126}.get(n, 255) * numbers)  # of a thread; fewer would spill
-    chunk, pads = 8 if n <= 2 else 4 if n <= 4 else 2, 48 if pullback else 32
-    while True:
-        for warps in (4, 3, 2, 1):
-            shared = 32 * warps * (chunk * step + pads) + warps * (n * n + n) * 16
-            if shared <= _SHARED:
-                blocks = min(_MEMORY // shared, 65536 // (32 * warps * registers), 8)
-                return Tile(chunk, warps, max(1, blocks))
-        chunk //= 2
+    maps = (n * n + n) * 16
+    for chunk, least in ((8, 2), (4, 2), (2, 2), (2, 1), (1, 1)):
+        fits = _SHARED // (32 * (chunk * step + (48 if pullback else 32)) + maps)
+        if fits >= least:
+            break
+    warps = max(1, min(4, fits))
+    shared = warps * (32 * (chunk * step + 32) + maps)
+    return Tile(chunk, warps, max(1, min(_MEMORY // shared, 65536 // (32 * warps * registers), 8)))
 
 
 def memory_of(n: int, compute: int, rows: int, tiles: int) -> int:

@@ -15,6 +15,7 @@
 #define STORAGE float
 #define KEYS 8
 #define WARPS 8
+#define BLOCKS 1
 #endif
 #include "numbers.cuh"
 
@@ -100,7 +101,7 @@ struct Cell {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS, KEYS * sizeof(C) <= 32 ? 2 : 1)
+extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
 forward(Grid size, const S* q, const S* k, const S* v, const S* transition, const S* source, const S* mark, C* r, C* d, C* o) {
   __shared__ C handed[WARPS][2][KEYS][32];  // r, from warp to warp; every other cell in the same place
   const Inputs in = {q, k, v, transition, source, mark};
@@ -225,7 +226,7 @@ __device__ __forceinline__ void back(C (&right)[KEYS], C (&down)[KEYS], const Un
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
+extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
 backward(Grid size, const S* q, const S* k, const S* v, const S* transition, const S* source, const S* mark, const C* r,
          const C* d, const S* slope, C* dr, C* dd, C* dq, C* dk, C* dv, C* dgates, C* memory) {
   const Inputs in = {q, k, v, transition, source, mark};

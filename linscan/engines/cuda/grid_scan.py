@@ -13,7 +13,7 @@ from linscan._arrays import Array, accum_dtype
 from linscan.engines.cuda._load import kernel, scratch
 from linscan.engines.reference.grid_scan import own_cells, own_cells_pullback
 
-_WARPS = 8
+_FORWARD, _BACKWARD = (8, 2), (4, 3)  # warps of a block, and blocks a multiprocessor holds of the smaller dtypes
 _COLUMNS = 32
 _SCRATCH = 1 << 29  # bytes that the blocks of a pullback may keep together
 _BLOCKS = 1024  # and how many there are at most
@@ -31,9 +31,9 @@ def grid_scan(
     if o.size and q.size:
         size, keys, lines, columns = _sizes(q, v)
         parts = cupy.empty((lines, *v.shape), compute)
-        run = kernel("grid_scan.cu", "forward", dtype.name, ("KEYS", keys), ("WARPS", _WARPS))
+        run = kernel("grid_scan.cu", "forward", dtype.name, *_macros(keys, compute, _FORWARD))
         given = map(cupy.ascontiguousarray, (q, k, v, transition, source, mark))
-        run((int(size["grids"][0]) * lines * columns,), (32 * _WARPS,), (_plain(size), *given, r, d, parts))
+        run((int(size["grids"][0]) * lines * columns,), (32 * _FORWARD[0],), (_plain(size), *given, r, d, parts))
         o = o + parts.sum(0)
     return tuple(x.astype(dtype, copy=False) for x in (o, r, d))
 
@@ -51,14 +51,15 @@ def grid_scan_pullback(
     if v.size and q.size:
         size, keys, lines, columns = _sizes(q, v)
         units, (width, height) = int(size["grids"][0]) * lines * columns, q.shape[-3:-1]
-        kept = (-(-width // _WARPS) + 1 + 2 * _WARPS) * height * keys * _COLUMNS
+        warps = _BACKWARD[0]
+        kept = (-(-width // warps) + 1 + 2 * warps) * height * keys * _COLUMNS
         blocks = max(1, min(units, _BLOCKS, _SCRATCH // (kept * compute.itemsize)))
         sums = [cupy.empty((n, *x.shape), compute) for n, x in ((columns, q), (columns, q), (lines, v))]
         sums.append(cupy.empty((lines * columns, *dgates.shape), compute))
-        run = kernel("grid_scan.cu", "backward", dtype.name, ("KEYS", keys), ("WARPS", _WARPS))
+        run = kernel("grid_scan.cu", "backward", dtype.name, *_macros(keys, compute, _BACKWARD))
         given = map(cupy.ascontiguousarray, (q, k, v, transition, source, mark))
         states = _state(r0), _state(d0), cupy.ascontiguousarray(do), dr, dd
-        run((blocks,), (32 * _WARPS,), (_plain(size), *given, *states, *sums, scratch(blocks * kept, compute)))
+        run((blocks,), (32 * warps,), (_plain(size), *given, *states, *sums, scratch(blocks * kept, compute)))
         dq, dk, dv, dgates = (x + part.sum(0) for x, part in zip((dq, dk, dv, dgates), sums, strict=True))
     gates = dgates[..., :4].reshape(transition.shape), dgates[..., 4:6], dgates[..., 6:]
     grads = (dq, dk, dv, *gates, ddirect, dr, dd)
@@ -71,6 +72,10 @@ def _sizes(q: Array, v: Array) -> tuple[np.ndarray, int, int, int]:
     size = np.zeros(1, [(name, "i8") for name in ("grids", "width", "height", "keys", "values")])
     size[0] = (math.prod(q.shape[:-3]), *q.shape[-3:], v.shape[-1])
     return size, keys, -(-q.shape[-1] // keys), -(-v.shape[-1] // _COLUMNS)
+
+
+def _macros(keys: int, compute: np.dtype, cut: tuple[int, int]) -> list[tuple[str, int]]:
+    return [("KEYS", keys), ("WARPS", cut[0]), ("BLOCKS", cut[1] if compute.itemsize == 4 else 1)]
 
 
 def _plain(struct: np.ndarray) -> np.ndarray:

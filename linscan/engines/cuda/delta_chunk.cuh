@@ -1,7 +1,7 @@
-// One chunk of the delta rule on tensor cores: gates, scores, the triangular system. See delta_chunk.cu.
+// What the kernels of the delta rule on tensor cores share: gates, loads, what is not finite. See delta_chunk.cu.
 #pragma once
 #include "layout.cuh"
-#include "mma.cuh"
+#include "mma_tiles.cuh"
 
 typedef STORAGE S;
 constexpr int THREADS = 32 * WARPS, STEPS = 64, BLOCKS = STEPS / 16, PAD = 8, WIDTH = STEPS + PAD;
@@ -26,16 +26,7 @@ struct Kept {
   i64 wide;   // values, padded
 };
 
-// 16 x 16 from rows of an array [row][column]: the A of a product, or, TURNED, its transpose.
-template <bool TURNED, class Row> __device__ __forceinline__ void load_a(u32 (&a)[4], const Row* x, int row, int column, int lane) {
-  const int i = lane / 8, r = lane % 8;
-  load_tiles<TURNED>(a, TURNED ? &x[row + i / 2 * 8 + r][column + i % 2 * 8] : &x[row + i % 2 * 8 + r][column + i / 2 * 8]);
-}
-// Two neighbouring 16 x 8 tiles as the B of a product: from [inner][column], or, TURNED == false, from [column][inner].
-template <bool TURNED, class Row> __device__ __forceinline__ void load_b(u32 (&b)[4], const Row* x, int inner, int column, int lane) {
-  const int i = lane / 8, r = lane % 8;
-  load_tiles<TURNED>(b, TURNED ? &x[inner + i % 2 * 8 + r][column + i / 2 * 8] : &x[column + i / 2 * 8 + r][inner + i % 2 * 8]);
-}
+// Two neighbouring tiles of a product.
 __device__ __forceinline__ void mma_pair(float (&left)[4], float (&right)[4], const u32 (&a)[4], const u32 (&b)[4]) {
   mma(left, a, b[0], b[1], S());
   mma(right, a, b[2], b[3], S());

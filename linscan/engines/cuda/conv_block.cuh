@@ -53,9 +53,10 @@ template <bool CLEAN> __device__ __forceinline__ void load(Z (&v)[EACH], const S
       if (i + 1 >= low && i + 1 < high) v[e].im = widen(from[(d + 1) * time]);
     }
   }
-  if (!CLEAN) return;
+  if constexpr (CLEAN) {
 #pragma unroll
-  for (int e = 0; e < READ; e++) v[e].re = clean(v[e].re, bad), v[e].im = clean(v[e].im, bad);
+    for (int e = 0; e < READ; e++) v[e].re = clean(v[e].re, bad), v[e].im = clean(v[e].im, bad);
+  }
 }
 
 // All passes forward but the last.

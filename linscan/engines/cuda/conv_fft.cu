@@ -9,7 +9,7 @@
 #define EACH 16
 #define THREADS 64
 #define LINES 1
-#define BLOCKS 16
+#define BLOCKS 14
 #define IN_PAIRS 1
 #define OUT_PAIRS 1
 #define IN_HALF 1

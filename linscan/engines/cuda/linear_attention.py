@@ -75,7 +75,7 @@ def _gate_gradient(g: Array, dots: Array, read: Array, written: Array, scale: fl
     """dg from <S, dS> between chunks and q·dq, k·dk at every step."""
     length = g.shape[-2]
     (g,), layout = placed(lead, length, (g,), 0)
-    dg = cupy.empty((*lead, length, 1), np.float32)
+    dg = held(cupy.empty((*lead, length, 1), np.float32))  # the op drops its last axis by a sum
     parts = np.array([tuple(x.shape[0] for x in (dots, read, written))], _PARTS).view(f"V{_PARTS.itemsize}")
     code = kernel("attention_gates.cu", "gates", "float32")
     blocks = -(-math.prod(lead) * -(-length // _STEPS) // 4)  # of four warps

@@ -148,8 +148,8 @@ def main() -> int:
             rows.append(row)
             lines.append(row.markdown(copy))
             print(lines[-1], flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"title": title, "copy": copy, "rows": [asdict(row) for row in rows]}))
+        if options.json:  # after every op: a run that is cut short leaves what it has
+            options.json.write_text(json.dumps({"title": title, "copy": copy, "rows": [asdict(row) for row in rows]}))
     if chosen == names and not options.dry:
         write_section(DOCUMENT, "gpu", f"{title}\n\n{HEADER}\n" + "\n".join(lines))
     return 0

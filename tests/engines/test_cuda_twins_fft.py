@@ -243,6 +243,8 @@ def test_what_is_fused():
     assert not cut_of(16_384, 16_384, "bfloat16", "fft", most=100_000).fused
     assert cut_of(2048, 100, "float16", "fft", circular=True) == (2048, 2048, 0, 1, True, None)
     assert not cut_of(2047, 100, "float16", "fft", circular=True).fused
+    for length in (1, 2, 3, 5):
+        assert cut_of(length, length, "float32", "fft", circular=True) == (length, length, 0, 1, False, None)
     assert cut_of(1000, 1000, "float32", "fft", bins=1001) == (2000, 1000, 0, 1, False, None)
     assert cut_of(1000, 1000, "float32", "fft", bins=2049) == (4096, 1000, 0, 1, True, None)
     assert cut_of(10**6, 9000, "float32", "blocked").blocks > 1

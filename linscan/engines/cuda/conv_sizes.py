@@ -85,7 +85,7 @@ def memory(n: int) -> int:
 
 def square(n: int) -> tuple[int, int] | None:
     """The points of a column and of a row, about as many, of a transform of n real numbers in three passes."""
-    bits = n.bit_length() - 2
+    bits = max(n.bit_length() - 2, 0)
     first, second = 1 << (bits + 1) // 2, 1 << bits // 2
     return (first, second) if 2 * first * second == n and first in COLUMNS and second in PAIRS else None
 

@@ -1,7 +1,7 @@
 """16-bit `linear_attention` and its pullback on the GPU, of the sizes the fastest Triton kernels were measured in.
 
 Bytes are those of q, k, v, g and o, and of their gradients, each once. The matrix products in it, which the last column
-counts, would take a tenth of the time at the rate of the card's tensor cores.
+counts, would take a fifth of the time at most at the rate of the card's tensor cores.
 """
 
 from collections.abc import Callable, Iterator

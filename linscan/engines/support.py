@@ -22,10 +22,10 @@ REAL = "eEfd"
 # A row names an engine once the op's tests have passed on it as it stands; those of "cuda" on a card.
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
-    "block_scan": {"reference": ALL, "cpu": ALL},
-    "lse_scan": {"reference": REAL, "cpu": REAL},
-    "max_scan": {"reference": REAL, "cpu": REAL},
-    "softmax_average": {"reference": REAL, "cpu": REAL},
+    "block_scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "lse_scan": {"reference": REAL, "cpu": REAL, "cuda": REAL},
+    "max_scan": {"reference": REAL, "cpu": REAL, "cuda": REAL},
+    "softmax_average": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "selective_scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL, "cuda": ALL},
@@ -37,12 +37,12 @@ SUPPORT: dict[str, dict[str, str]] = {
     "allpole": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "dlsim": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "linear_attention": {"reference": ALL, "cpu": ALL, "cuda": ALL},
-    "delta_rule": {"reference": ALL, "cpu": REAL},
-    "dplr_attention": {"reference": ALL, "cpu": REAL},
-    "grid_scan": {"reference": ALL, "cpu": REAL},
-    "local_attention": {"reference": REAL, "cpu": REAL},
-    "rnn_scan": {"reference": "eEfd", "cpu": "eEfd"},
-    "newton_scan": {"reference": "eEfd", "cpu": "eEfd"},
+    "delta_rule": {"reference": ALL, "cpu": REAL, "cuda": ALL},
+    "dplr_attention": {"reference": ALL, "cpu": REAL, "cuda": ALL},
+    "grid_scan": {"reference": ALL, "cpu": REAL, "cuda": ALL},
+    "local_attention": {"reference": REAL, "cpu": REAL, "cuda": REAL},
+    "rnn_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
+    "newton_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.

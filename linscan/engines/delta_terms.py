@@ -32,14 +32,14 @@ def gradients(k: Array, beta: Array, g: Any, w: Any, reset: Any, a: Array, found
     dq, dc, dv, da, _, dg, dS0 = found
     key, write, factor = map(_conj, _wide(k, w, beta))
     da, dw = _unless(reset, da), None
-    dbeta = xp.einsum("...k,...k->...", key if write is None else write, dc)
+    dbeta = _dots(key if write is None else write, dc)
     dc *= factor[..., None]
     if write is not None:
         dk, dw = xp.negative(da, out=da), dc
     elif g is None:
         dk = xp.subtract(dc, da, out=dc)
     else:
-        dg += _inner(xp, da, a) if g.shape[-1] == 1 else xp.multiply(da, _conj(a)).real
+        dg += _dots(da, _conj(a)).real[..., None] if g.shape[-1] == 1 else xp.multiply(da, _conj(a)).real
         da *= xp.exp(g)
         dk = xp.subtract(dc, da, out=dc)
     return dq, dk, dv, dbeta, dg, dw, dS0
@@ -88,5 +88,6 @@ def _conj(x: Any) -> Any:
     return x if x is None or x.dtype.kind != "c" else x.conj()
 
 
-def _inner(xp: Any, x: Array, y: Array) -> Array:
-    return xp.einsum("...k,...k->...", x, _conj(y)).real[..., None]
+def _dots(x: Array, y: Array) -> Array:
+    """Sums over K of products; a captured stream refuses the matrix products that CuPy's einsum makes of them."""
+    return np.einsum("...k,...k->...", x, y) if namespace(x) is np else (x * y).sum(axis=-1)

@@ -48,7 +48,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("task", choices=PRESETS, metavar="task", help="one of: " + ", ".join(PRESETS))
     parser.add_argument("--model", choices=LAYERS, help="the sequence layer (default: the task's)")
     parser.add_argument(
-        "--size", choices=SIZES, help="blocks and channels: tiny 1 × 32, small 2 × 64, …, large 8 × 128"
+        "--size", choices=SIZES, help="blocks and channels: tiny 1 × 32, small 2 × 64, …, large 8 × 128, wide 2 × 512"
     )
     parser.add_argument("--steps", type=int, help="of the optimiser (default: the task's)")
     parser.add_argument("--rate", type=float, help="learning rate (default: the task's)")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 from linscan.models import (
@@ -30,7 +31,7 @@ from linscan.train.schedules import Cosine
 from linscan.train.settings import Settings
 
 # Blocks, or rounds of blocks, and channels.
-SIZES = {"tiny": (1, 32), "small": (2, 64), "single": (1, 128), "medium": (4, 128), "large": (8, 128)}
+SIZES = {"tiny": (1, 32), "small": (2, 64), "single": (1, 128), "medium": (4, 128), "large": (8, 128), "wide": (2, 512)}
 
 _BARE: dict[str, Any] = {"activation": "identity", "gate": "none"}  # around layers that have their own
 _TRACKING: dict[str, Any] = {"taps": 0, "activation": "identity"}  # keys that point anywhere
@@ -65,7 +66,7 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "mlstm-sigmoid": lambda D, length: xlstm(D, gate="sigmoid", pattern="m", depth=8),
     "slstm": lambda D, length: xlstm(D, pattern="s"),
     "griffin": lambda D, length: griffin(D),
-    "gilr-lstm": lambda D, length: _round(GILRLSTM(D), norm="none", **_BARE),
+    "gilr-lstm": lambda D, length: _round(GILRLSTM(D, max(5.0, log(length) + 1)), norm="none", **_BARE),
 }
 
 

@@ -8,7 +8,6 @@ from math import prod
 from typing import Any
 
 from numba import cuda
-from numba.core.errors import NumbaPerformanceWarning
 
 from linscan._arrays import Array, namespace
 from linscan.engines.probe import simulated
@@ -26,7 +25,8 @@ def folded(x: Array, axis: int) -> Array:
 def launch(kernel: Any, blocks: int, inputs: tuple[Array, ...], outputs: tuple[Array, ...], *numbers: Any) -> None:
     """Run `kernel` on as many blocks; the outputs are written in place."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # small arrays make small grids
+        # Small arrays make small grids. By its text: numba-cuda's warning is no longer of Numba's own class.
+        warnings.filterwarnings("ignore", message=".*will likely result in GPU under-utilization")
         if _SIMULATED:
             _simulate(kernel, blocks, inputs, outputs, numbers)
             return

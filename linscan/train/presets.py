@@ -66,7 +66,7 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "mlstm-sigmoid": lambda D, length: xlstm(D, gate="sigmoid", pattern="m", depth=8),
     "slstm": lambda D, length: xlstm(D, pattern="s"),
     "griffin": lambda D, length: griffin(D),
-    "gilr-lstm": lambda D, length: _round(GILRLSTM(D, max(5.0, log(length) + 1)), norm="none", **_BARE),
+    "gilr-lstm": lambda D, length: _round(GILRLSTM(D, max(5.0, log(length) + 1)), **_BARE),
 }
 
 

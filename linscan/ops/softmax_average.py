@@ -79,9 +79,8 @@ def softmax_average(
     ``y[t] = p y[t-1] + q v[t]`` with ``p = exp(z[t-1] + w[t] - z[t])`` and ``q = exp(s[t] - z[t])``, which are at most
     1 and add up to 1: a mean never leaves the range of its values, however large the scores. A score of ``-inf`` leaves
     a step out, even one whose value is not finite; a mean of nothing is 0 and its `z` is ``-inf``. One score of
-    ``+inf`` takes all the weight from then on; two of them make NaN. A log-decay of ``+inf`` is none: means after it are
-    not defined. With float16 or bfloat16 the state is carried in
-    float32. O(T).
+    ``+inf`` takes all the weight from then on; two of them make NaN. A log-decay of ``+inf`` is none: means after it
+    are not defined. With float16 or bfloat16 the state is carried in float32. O(T).
 
     References
     ----------

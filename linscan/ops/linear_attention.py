@@ -189,7 +189,7 @@ def linear_attention_vjp(
         if turn is not None:
             grads[:2] = [x * turn for x in grads[:2]]
         if given[3] is not None and not is_vector(p.arrays["g"], p):
-            grads[3] = grads[3].sum(axis=-1)
+            grads[3] = grads[3][..., 0] if grads[3].shape[-1] == 1 else grads[3].sum(axis=-1)
         if reverse:
             grads[:3] = [flip_time(x, -2) for x in grads[:3]]
             grads[3] = None if g is None else flip_time(grads[3], -2 if is_vector(p.arrays["g"], p) else -1)

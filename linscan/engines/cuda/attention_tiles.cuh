@@ -1,7 +1,7 @@
 // A chunk's arrays in shared memory, and the tiles that tensor cores take out of them.
 #pragma once
 #include "layout.cuh"
-#include "mma.cuh"
+#include "mma_tiles.cuh"
 
 typedef STORAGE S;
 constexpr int STEPS = 64, THREADS = 32 * WARPS, PAD = 8;
@@ -41,17 +41,6 @@ __device__ __forceinline__ void fetch(Number (*to)[STRIDE], const Number* from, 
 __device__ __forceinline__ i64 begin(i64 c, i64 head, i64 length) {
   const i64 t = c ? head + (c - 1) * STEPS : 0;
   return t < length ? t : length;
-}
-
-// 16 x 16 from rows of an array [row][column]: the A of a product, or, TURNED, its transpose.
-template <bool TURNED, class Row> __device__ __forceinline__ void load_a(u32 (&a)[4], const Row* x, int row, int column, int lane) {
-  const int i = lane / 8, r = lane % 8;
-  load_tiles<TURNED>(a, TURNED ? &x[row + i / 2 * 8 + r][column + i % 2 * 8] : &x[row + i % 2 * 8 + r][column + i / 2 * 8]);
-}
-// Two neighbouring 16 x 8 tiles as the B of a product: from [inner][column], or, TURNED == false, from [column][inner].
-template <bool TURNED, class Row> __device__ __forceinline__ void load_b(u32 (&b)[4], const Row* x, int inner, int column, int lane) {
-  const int i = lane / 8, r = lane % 8;
-  load_tiles<TURNED>(b, TURNED ? &x[inner + i % 2 * 8 + r][column + i / 2 * 8] : &x[column + i / 2 * 8 + r][inner + i % 2 * 8]);
 }
 
 // Numbers c and c + 1 of `width`, zeros beyond.

@@ -20,14 +20,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, 
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
 def test_rows_of_any_number(rng, tmp_path, dtype):
     compiled = library(tmp_path / "sums.cpp", _load.text("row_sums.cu", dtype), ("run",))
-    cupy = types.ModuleType("cupy")
+    cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
+    kept = []
+    capture.held = lambda memory: kept.append(memory) or memory
     cupy.ascontiguousarray, cupy.empty = lambda x: np.ascontiguousarray(x).view(Array), empty
     spec = importlib.util.spec_from_file_location("row_sums_on_cpu", Path(_load.__file__).with_name("row_sums.py"))
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
         spec.loader.exec_module(module)
     module.kernel = lambda *_: lambda *arguments: launch(compiled.on_cpu_run, *arguments)
     for rows, columns in ((1, 1), (9, 33), (1024, 3), (2050, 5)):
         x = random(rng, (rows, columns), dtype).view(Array)
         assert_close(module.row_sums(x), x.sum(0, dtype=np.complex128), summed(dtype, rows))
+    assert [x.shape for x in kept[-2:]] == [(2050, 5), (3, 5)]  # what a captured graph reads again

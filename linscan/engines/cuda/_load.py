@@ -38,14 +38,10 @@ def _paste(source: str, seen: set[str]) -> str:
     return re.sub(r'^#include "(.+)"\n', header, code.replace("#pragma once\n", ""), flags=re.MULTILINE)
 
 
-_captured: list[Any] = []
-
-
 def scratch(size: int, dtype: Any) -> Any:
     """Memory for the launches of one call. A captured graph runs again with its address: then it is kept for good."""
     import cupy
 
-    memory = cupy.empty(size, dtype)
-    if cupy.cuda.runtime.streamIsCapturing(cupy.cuda.get_current_stream().ptr):
-        _captured.append(memory)
-    return memory
+    from linscan.engines.cuda.capture import held
+
+    return held(cupy.empty(size, dtype))

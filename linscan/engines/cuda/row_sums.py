@@ -4,6 +4,7 @@ import cupy
 
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda.capture import held
 
 _COLUMNS, _LANES, _ROWS = 32, 8, 1024  # as in row_sums.cu
 
@@ -11,7 +12,7 @@ _COLUMNS, _LANES, _ROWS = 32, 8, 1024  # as in row_sums.cu
 def row_sums(x: Array) -> Array:
     """The sum of the rows of `x`, shape (n, d), of a dtype that is computed in."""
     with x.device:
-        x = cupy.ascontiguousarray(x)
+        x = held(cupy.ascontiguousarray(x))
         if not x.size:
             return cupy.zeros(x.shape[1], x.dtype)
         run, blocks = kernel("row_sums.cu", "run", x.dtype.name), -(-x.shape[1] // _COLUMNS)
@@ -21,4 +22,4 @@ def row_sums(x: Array) -> Array:
             run((blocks * chunks,), (_COLUMNS * _LANES,), (x, sums, *x.shape))
             if chunks == 1:
                 return sums[0]
-            x = sums
+            x = held(sums)

@@ -63,7 +63,7 @@ def selective_scan_pullback(
     with u.device:
         p, alive = _problem(u, dt, A, B, C, D, z, dt_bias, None, reset, dy, reverse)
         compute, chunks = A.dtype, int(p["chunks"][0])
-        alive["dh"] = cupy.ascontiguousarray(dh.astype(compute, copy=False))
+        alive["dh"] = held(cupy.ascontiguousarray(dh.astype(compute, copy=False)))
         flows = _chunk_states(p, u.dtype, compute, macros, alive["dh"])
         flows = alive["dh"] if flows is None else flows
         du, ddt = cupy.empty(u.shape, u.dtype), cupy.empty(u.shape, dt.dtype)
@@ -147,7 +147,7 @@ def _problem(u, dt, A, B, C, D, z, dt_bias, h0, reset, dy, reverse) -> tuple[np.
         p[name] = np.array((x.data.ptr, *steps, *(0,) * (4 - len(steps))), _SEQUENCE)
     for name, x in (("A", A), ("D", D), ("bias", dt_bias), ("h0", h0)):
         if x is not None:
-            alive[name] = cupy.ascontiguousarray(x)
+            alive[name] = held(cupy.ascontiguousarray(x))
             p[name] = alive[name].data.ptr
     return p, alive
 

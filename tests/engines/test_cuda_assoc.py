@@ -5,6 +5,7 @@ import pytest
 
 import linscan
 from tests.conftest import dtype_of, random
+from tests.engines.test_cuda_filters import on_gpu
 from tests.tolerances import assert_close, stable
 
 pytestmark = pytest.mark.gpu
@@ -42,10 +43,6 @@ def matrix(p, q):
 def last(f, g):
     sample = np.where(g["valid"], g["sample"], f["sample"])
     return {"sample": sample, "valid": f["valid"] | g["valid"], "count": (f["count"] + g["count"]).astype(np.uint8)}
-
-
-def on_gpu(*arrays):
-    return tuple(cupy.asarray(x) for x in arrays)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -8,20 +8,13 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
+from tests.engines.test_cuda_filters import on_gpu, same
 from tests.ops.test_block_scan import blocks, matrices
 from tests.tolerances import assert_close, error
 
 pytestmark = pytest.mark.gpu
 cupy = pytest.importorskip("cupy")
 engine = pytest.importorskip("linscan.engines.cuda.block_scan")
-
-
-def on_gpu(*arrays):
-    return tuple(None if x is None else cupy.asarray(x) for x in arrays)
-
-
-def same(x, y):
-    return cupy.asnumpy(x).tobytes() == cupy.asnumpy(y).tobytes()
 
 
 @pytest.fixture(autouse=True)

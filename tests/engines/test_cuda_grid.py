@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
+from tests.engines.test_cuda_filters import same
 from tests.ops.test_grid_scan import draw
 from tests.tolerances import assert_close, stable
 
@@ -18,10 +19,6 @@ engine = pytest.importorskip("linscan.engines.cuda.grid_scan")
 
 def on_gpu(arrays):
     return [None if x is None else cupy.asarray(x) for x in arrays]
-
-
-def same(x, y):
-    return cupy.asnumpy(x).tobytes() == cupy.asnumpy(y).tobytes()
 
 
 @pytest.fixture(autouse=True)

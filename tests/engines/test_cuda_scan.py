@@ -9,6 +9,7 @@ import linscan
 from linscan.engines.cuda.sizes import sizes_of
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
+from tests.engines.test_cuda_filters import on_gpu, same
 from tests.ops.test_scan import LENGTHS, decays, laid_out
 from tests.tolerances import accumulated, assert_close, stable
 
@@ -23,14 +24,6 @@ def shared(request, monkeypatch):
     monkeypatch.setattr(engine, "_multiprocessors", lambda device: 10**9 if request.param else 0)
     monkeypatch.setattr(engine, "_plans", {})
     return request.param
-
-
-def on_gpu(*arrays):
-    return tuple(None if x is None else cupy.asarray(x) for x in arrays)
-
-
-def same(x, y):
-    return cupy.asnumpy(x).tobytes() == cupy.asnumpy(y).tobytes()
 
 
 def exact(a, b, h0, dh, **options):

@@ -8,20 +8,13 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
+from tests.engines.test_cuda_filters import on_gpu, same
 from tests.ops.test_semiring_scan import INF, REAL, SCANS, assert_same, decays, op
 from tests.tolerances import assert_close, logarithms, stable
 
 pytestmark = pytest.mark.gpu
 cupy = pytest.importorskip("cupy")
 tiles = pytest.importorskip("linscan.engines.cuda.assoc_tiles")
-
-
-def on_gpu(*arrays):
-    return tuple(None if x is None else cupy.asarray(x) for x in arrays)
-
-
-def same(x, y):
-    return cupy.asnumpy(x).tobytes() == cupy.asnumpy(y).tobytes()
 
 
 @pytest.fixture(autouse=True)

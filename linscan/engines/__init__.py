@@ -106,11 +106,11 @@ def pick(function: str, dtype: np.dtype, *arrays: Array) -> Callable[..., Any]:
     on_gpu = any(map(is_cupy, arrays))
     if forced is not None:
         _check_forced(op, forced, dtype, on_gpu)
-        return _load(forced, function)
+        return _load(forced, function, on_gpu)
     engine = "cuda" if on_gpu else "cpu"
     if dtype_name(dtype) in support.dtypes(op, engine) and _status(engine).ready:
-        return _load(engine, function)
-    return _load("reference", function)
+        return _load(engine, function, on_gpu)
+    return _load("reference", function, on_gpu)
 
 
 def _check_forced(op: str, engine: str, dtype: np.dtype, on_gpu: bool) -> None:
@@ -142,11 +142,13 @@ def check_workers(who: str, workers: int | None) -> None:
 
 
 @cache
-def _load(engine: str, function: str) -> Callable[..., Any]:
+def _load(engine: str, function: str, on_gpu: bool) -> Callable[..., Any]:
     op = support.row_of(function)
     with fork.loading:
         module = importlib.import_module(f"linscan.engines.{engine}.{support.MODULE.get(op, op)}")
-    run = getattr(module, function)
+        run = getattr(module, function)
+        if on_gpu:
+            run = importlib.import_module("linscan.engines.cuda.capture").capturable(run)
 
     @wraps(run)
     def checked(*args: Any, **options: Any) -> Any:

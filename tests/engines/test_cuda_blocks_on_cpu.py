@@ -53,7 +53,7 @@ def launcher(folder, file, **beside):
         for name, other in beside.items():
             patch.setitem(sys.modules, f"linscan.engines.cuda.{name}", other)
         spec.loader.exec_module(module)
-    module.kernel, module.scratch = kernel, empty
+    module.kernel = kernel
     return module
 
 

@@ -32,17 +32,15 @@ KERNELS |= {
 def engine(tmp_path_factory):
     """The launchers, as they are, with NumPy in the place of CuPy."""
     folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-    cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
+    cupy = types.ModuleType("cupy")
     cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
     cupy.zeros, cupy.eye = (lambda *x: np.zeros(*x).view(Array)), np.eye
     cupy.where, cupy.concatenate = np.where, np.concatenate
     cupy.broadcast_to = np.broadcast_to
     device = types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 << 10})
     cupy.cuda = types.SimpleNamespace(Device=lambda: device)
-    capture.held = lambda memory: memory
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
-        patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
         for name in ("head_layout", "delta_chunk", "delta_segments"):
             path = Path(_load.__file__).with_name(f"{name}.py")
             spec = importlib.util.spec_from_file_location(f"{name}_for_delta_on_cpu", path)

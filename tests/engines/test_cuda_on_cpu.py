@@ -124,7 +124,7 @@ def engine(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "cupy", cupy)
             spec.loader.exec_module(module)
-        module.kernel, module.scratch, module.by_row = kernel, empty, by_row
+        module.kernel, module.by_row = kernel, by_row
         return module
 
     return load

@@ -47,17 +47,15 @@ def engines(tmp_path_factory):
         return run
 
     modules = {}
-    cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
+    cupy = types.ModuleType("cupy")
     cupy.empty, cupy.isfinite, cupy.moveaxis = empty, np.isfinite, np.moveaxis
     cupy.zeros, cupy.ones = (lambda *x: np.zeros(*x).view(Array)), lambda *x: np.ones(*x).view(Array)
     cupy.broadcast_to = lambda x, shape: np.broadcast_to(x, shape, subok=True)
     cupy.ascontiguousarray = lambda x: np.ascontiguousarray(x).view(Array)
     cupy.array = lambda *x, **options: np.array(*x, **options).view(Array)
     cupy.empty_like = lambda x: empty(x.shape, x.dtype)
-    capture.held = lambda memory: memory
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
-        patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
         for name in ("rnn_scan", "newton_scan"):
             path = Path(_load.__file__).with_name(f"{name}.py")
             spec = importlib.util.spec_from_file_location(f"{name}_on_cpu", path)

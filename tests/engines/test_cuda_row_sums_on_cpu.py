@@ -21,8 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, 
 def test_rows_of_any_number(rng, tmp_path, dtype):
     compiled = library(tmp_path / "sums.cpp", _load.text("row_sums.cu", dtype), ("run",))
     cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
-    kept = []
-    capture.held = lambda memory: kept.append(memory) or memory
+    capture.capturable = lambda run: run
     cupy.ascontiguousarray, cupy.empty = lambda x: np.ascontiguousarray(x).view(Array), empty
     spec = importlib.util.spec_from_file_location("row_sums_on_cpu", Path(_load.__file__).with_name("row_sums.py"))
     module = importlib.util.module_from_spec(spec)
@@ -34,4 +33,3 @@ def test_rows_of_any_number(rng, tmp_path, dtype):
     for rows, columns in ((1, 1), (9, 33), (1024, 3), (2050, 5)):
         x = random(rng, (rows, columns), dtype).view(Array)
         assert_close(module.row_sums(x), x.sum(0, dtype=np.complex128), summed(dtype, rows))
-    assert [x.shape for x in kept[-2:]] == [(2050, 5), (3, 5)]  # what a captured graph reads again

@@ -46,14 +46,12 @@ def engine(tmp_path_factory):
     path = Path(_load.__file__).with_name("selective_scan.py")
     spec = importlib.util.spec_from_file_location("selective_scan_on_cpu", path)
     module = importlib.util.module_from_spec(spec)
-    cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
+    cupy = types.ModuleType("cupy")
     cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
-    capture.held = lambda memory: memory
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
-        patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
         spec.loader.exec_module(module)
-    module.kernel, module.scratch = kernel, empty
+    module.kernel = kernel
     return module
 
 

@@ -61,11 +61,8 @@ def engine(tmp_path_factory):
         cupy = types.ModuleType("cupy")
         cupy.empty, cupy.zeros, cupy.ascontiguousarray = poisoned, np.zeros, np.ascontiguousarray
         cupy.cuda = types.SimpleNamespace(Device=lambda number: nullcontext())
-        capture = types.ModuleType("capture")
-        capture.held = lambda memory: memory
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "cupy", cupy)
-            patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
             spec.loader.exec_module(module)
         module.kernel = kernel
         return module

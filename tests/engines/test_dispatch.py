@@ -35,13 +35,13 @@ def test_every_row_names_engines_that_have_the_function(op):
         assert set(letters) <= set(support.LETTERS)
         assert set(letters) <= set(row["reference"])
         if engine in ("reference", "cpu"):  # the others import CUDA libraries
-            assert inspect.isfunction(engines._load(engine, op))
+            assert inspect.isfunction(engines._load(engine, op, on_gpu=False))
 
 
 @pytest.mark.parametrize("op", support.SUPPORT)
 def test_engines_of_an_op_take_the_same_arguments(op):
     for function in [op] + [f"{op}_pullback"] * hasattr(_module("reference", op), f"{op}_pullback"):
-        signatures = [_parameters(engines._load(e, function)) for e in ("reference", "cpu") if e in support.SUPPORT[op]]
+        signatures = [_parameters(engines._load(e, function, on_gpu=False)) for e in ("reference", "cpu") if e in support.SUPPORT[op]]
         (positional, keywords), *others = signatures
         for other_positional, other_keywords in others:
             assert other_positional == positional, function

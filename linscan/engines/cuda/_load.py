@@ -36,12 +36,3 @@ def _paste(source: str, seen: set[str]) -> str:
         return "" if match[1] in seen else _paste(match[1], seen)
 
     return re.sub(r'^#include "(.+)"\n', header, code.replace("#pragma once\n", ""), flags=re.MULTILINE)
-
-
-def scratch(size: int, dtype: Any) -> Any:
-    """Memory for the launches of one call. A captured graph runs again with its address: then it is kept for good."""
-    import cupy
-
-    from linscan.engines.cuda.capture import held
-
-    return held(cupy.empty(size, dtype))

@@ -7,7 +7,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.chunks import MAX_ORDER, by_row, cut
 from linscan.engines.cuda.layout import layout, strides
 
@@ -41,9 +41,9 @@ def _filter(a: Array, x: Array, y: Array, zi: Array, axis: int, lags: int) -> No
     states, stop, blocks = None, None, -(-rows * parts.chunks // _THREADS)
     run = kernel("allpole.cu", "run", x.dtype.name, ("LAGS", lags))
     if parts.chunks > 1:
-        states = scratch(rows * parts.chunks * lags, x.dtype)
-        matrices = scratch(rows * parts.chunks * lags**2, x.dtype)
-        stop = scratch(rows, np.int64)
+        states = cupy.empty(rows * parts.chunks * lags, x.dtype)
+        matrices = cupy.empty(rows * parts.chunks * lags**2, x.dtype)
+        stop = cupy.empty(rows, np.int64)
         reduce, carry = (kernel("allpole.cu", name, x.dtype.name, ("LAGS", lags)) for name in ("reduce", "carry"))
         reduce((blocks,), (_THREADS,), (plan, a, x, states, matrices, lag, parts.size, by_rows))
         owners = _THREADS // (1 << (lags - 1).bit_length())

@@ -11,7 +11,6 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda._load import scratch
 from linscan.engines.cuda.layout import layout, strides
 from linscan.engines.cuda.sizes import SHORT
 
@@ -92,7 +91,7 @@ def launch(compiled: Compiled, what: Hashable, given: Operands, axis: int, rever
         return
     memory = None
     if plan.memory:
-        memory = scratch(plan.memory, np.uint8)
+        memory = cupy.empty(plan.memory, np.uint8)
         memory.data.memset_async(0, plan.memory)
     pointers = np.array([0 if x is None else x.data.ptr for x in arrays], np.uint64)
     plan.run(plan.grid, plan.block, (plan.layout, pointers.view(f"V{pointers.nbytes}"), memory))

@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.layout import Strides, layout, spread, strides
 
 _LARGEST = 336  # bytes of a step that a thread holds in registers: 8 rows of float32, 6 of float64, 4 of complex128
@@ -103,7 +103,7 @@ def _launch(out: Array, arrays: tuple[Array | None, ...], last: Array | None, re
         return
     memory = None
     if plan.memory:
-        memory = scratch(plan.memory, np.uint8)
+        memory = cupy.empty(plan.memory, np.uint8)
         memory.data.memset_async(0, plan.memory)
     plan.run(plan.grid, plan.block, (plan.layout, A, b, h, out, dA, reset, h0, last, memory, *plan.rest))
 

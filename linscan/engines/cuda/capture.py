@@ -1,14 +1,37 @@
 """Memory that a captured graph goes on using: it runs again, with these addresses, for as long as its owner likes."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import cupy
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _captured: list[Any] = []
 
 
-def held(memory: Any) -> Any:
-    """`memory`, kept for good if the current stream is being captured: it must not be handed out again."""
-    if cupy.cuda.runtime.streamIsCapturing(cupy.cuda.get_current_stream().ptr):
-        _captured.append(memory)
-    return memory
+def capturable(run: Callable[P, T]) -> Callable[P, T]:
+    """`run`; while the current stream is captured, all memory it asks for, read or only written, is kept for good."""
+
+    @wraps(run)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        if not _capturing():
+            return run(*args, **options)
+        allocator = cupy.cuda.get_allocator()
+        with cupy.cuda.using_allocator(lambda size: held(allocator(size))):
+            return run(*args, **options)
+
+    return call
+
+
+def held(thing: Any) -> Any:
+    """`thing`, kept for good if the current stream is captured."""
+    if _capturing():
+        _captured.append(thing)
+    return thing
+
+
+def _capturing() -> bool:
+    return cupy.cuda.runtime.streamIsCapturing(cupy.cuda.get_current_stream().ptr)

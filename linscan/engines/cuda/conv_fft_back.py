@@ -7,7 +7,6 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.conv_fft import allow, in_pairs, most_memory, side_by_side, table_of
 from linscan.engines.cuda.conv_sizes import BACK, BACK_LINES, SMALLEST, memory
 from linscan.engines.cuda.layout import LAYOUT, operands
@@ -48,7 +47,7 @@ def correlated(u: Array, dy: Array, sums: Sums) -> Array | None:
     allow(last_code, memory(n))
     parts = min(share, -(-_BLOCKS // kernels))
     parts = -(-share // -(-share // parts))  # none without a row
-    found = held(cupy.empty(kernels * parts * (n // 2), np.complex64))
+    found = cupy.empty(kernels * parts * (n // 2), np.complex64)
     dk, table = cupy.empty((kernels, taps), np.float32), table_of(n, device)
     layout = struct.view(f"V{LAYOUT.itemsize}")
     numbers, blocks = (samples, length, start, share, parts, kernels), -(-kernels // lines) * parts

@@ -12,7 +12,6 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.conv_fft import allow, in_pairs
 from linscan.engines.cuda.conv_passes import Passes
 from linscan.engines.cuda.conv_sizes import COLUMNS, PAIRS, WINDOW, split_memory, split_table
@@ -103,9 +102,9 @@ class Launches:
 
     def run(self, u: Array, spectrum: Array, y: Array, mark: Array) -> None:
         """Fill `y`."""
-        work = held(cupy.empty(self.each * self.points, np.complex64))
+        work = cupy.empty(self.each * self.points, np.complex64)
         if not self.dense:
-            lines = held(cupy.empty(self.each * max(self.read, self.step), np.float32))
+            lines = cupy.empty(self.each * max(self.read, self.step), np.float32)
         for into, rows, out, *ends in self.parts:
             if ends:
                 ends[0](u, lines, np.int64(self.read), mark)

@@ -30,7 +30,7 @@ def bins(n: int, dtype: np.dtype) -> int:
 
 def lines(count: int, n: int, dtype: np.dtype) -> Array:
     """Memory for `count` lines of n samples or their spectrum."""
-    return held(cupy.empty((count, bins(n, dtype) * (1 if dtype.kind == "c" else 2)), dtype))
+    return cupy.empty((count, bins(n, dtype) * (1 if dtype.kind == "c" else 2)), dtype)
 
 
 def transform(x: Array, n: int, inverse: bool) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.head_layout import packed, placed
 
 STEPS, _PAD = 64, 8  # as in delta_chunk.cuh
@@ -75,7 +74,7 @@ class Call:
     def kept(self) -> Kept:
         dtype, steps = self.inputs[0].dtype, (self.rows, self.length, self.wide)
         states = (self.rows, self.chunks, self.wide, self.wide_keys)
-        return Kept(held(cupy.empty(steps, dtype)), held(cupy.empty(states, dtype)))
+        return Kept(cupy.empty(steps, dtype), cupy.empty(states, dtype))
 
     def backwards(self, kept: Kept | None, scale: float) -> Array:
         """The gradient of the state before the first step; v are the gradients of the outputs."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda import delta_chunk
-from linscan.engines.cuda.capture import held
 
 _WHOLE, _SEGMENT = 256, 64  # chunks of the longest sequence that is not cut, and of a segment of a longer one
 
@@ -39,8 +38,8 @@ def delta_rule(q, k, v, beta, g, S0, *, scale: float, keep: bool) -> tuple[Array
     zero, one = (cupy.broadcast_to(x, (*lead, segments, *x.shape)) for x in (zero, one))
     none = cupy.zeros((step, keys), q.dtype)
     ends = delta_chunk.delta_rule(q1, k1, v1, beta1, g1, zero, scale=scale, keep=False, read=False)[1]
-    moves = held(delta_chunk.delta_rule(q1, k1, none, beta1, g1, one, scale=scale, keep=False, read=False)[1])
-    starts, S = held(cupy.empty(ends.shape, np.float32)), S0
+    moves = delta_chunk.delta_rule(q1, k1, none, beta1, g1, one, scale=scale, keep=False, read=False)[1]
+    starts, S = cupy.empty(ends.shape, np.float32), S0
     for n in range(segments):
         starts[..., n, :, :] = S
         S = _moved(moves[..., n, :, :], S, ends[..., n, :, :])
@@ -63,9 +62,9 @@ def delta_rule_pullback(q, k, v, beta, g, kept: Cut, do, dS, *, scale: float) ->
         back = call.kept()
         dS = call.backwards(back, scale)
         found.append(call.gradients(kept.rest, back, scale))
-    after = held(cupy.zeros((*lead, segments, *dS.shape[-2:]), np.float32))
+    after = cupy.zeros((*lead, segments, *dS.shape[-2:]), np.float32)
     begins = delta_chunk.Call(q1, k1, do1, beta1, g1, after).backwards(None, scale)
-    after = held(cupy.empty(after.shape, np.float32))
+    after = cupy.empty(after.shape, np.float32)
     for n in reversed(range(segments)):
         after[..., n, :, :] = dS
         dS = _moved(kept.moves[..., n, :, :].swapaxes(-1, -2), dS, begins[..., n, :, :])

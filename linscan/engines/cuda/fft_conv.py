@@ -14,7 +14,6 @@ import numpy as np
 
 from linscan._arrays import Array, accum_dtype, grad_like
 from linscan.engines.cuda import conv_long, cufft
-from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.conv_fft import Launch, most_memory
 from linscan.engines.cuda.conv_fft_back import Sums, correlated
 from linscan.engines.cuda.conv_passes import THREADS, Passes, batches, by_cufft, spectrum_of, window_of
@@ -59,10 +58,10 @@ def _transformed(u: Array, k: Array, y: Array, start: int, circular: bool, metho
     bins, device = None if spectrum is None else spectrum.shape[-1], y.data.device_id
     problem = Problem(u.shape[-1], k.shape[-1], start, y.shape[-1], y.dtype, circular, method)
     c = _cut(problem, bins, device)
-    marks = held(cupy.zeros(u.size // u.shape[-1] + k.size // k.shape[-1], np.uint8))
+    marks = cupy.zeros(u.size // u.shape[-1] + k.size // k.shape[-1], np.uint8)
     k_mark = None
     if spectrum is not None and spectrum.strides[-1] != spectrum.dtype.itemsize:
-        spectrum = held(spectrum.copy())  # its bins side by side
+        spectrum = spectrum.copy()  # its bins side by side
     if spectrum is None:
         k_mark = marks[u.size // u.shape[-1] :]
         spectrum = spectrum_of(_ordered(k, k, y), c.n, k_mark)

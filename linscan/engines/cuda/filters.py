@@ -8,7 +8,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.chunks import Cut, by_row, cut
 from linscan.engines.cuda.layout import layout, strides
 
@@ -92,9 +92,9 @@ def _launch(given: _Filter, x: Array, y: Array, axis: int) -> None:
 def _edges(given: _Filter, parts: Cut, inputs: Any, start: Any, counts: tuple[int, int, int]) -> tuple[Array, Array]:
     """The state before every chunk, and where a row goes on in one piece."""
     (rows, filters, blocks), (x, b), order = counts, inputs[1:3], given.order
-    states = scratch(rows * parts.chunks * order, x.dtype)
-    matrices = scratch(filters * 2 * order**2 * 2 * b.itemsize, np.uint8)  # two each, in twice the digits
-    stop = scratch(rows, np.int64)
+    states = cupy.empty(rows * parts.chunks * order, x.dtype)
+    matrices = cupy.empty(filters * 2 * order**2 * 2 * b.itemsize, np.uint8)  # two each, in twice the digits
+    stop = cupy.empty(rows, np.int64)
     reduce, carry = (kernel("filters.cu", name, x.dtype.name, *given.macros) for name in ("reduce", "carry"))
     doublings = parts.size.bit_length() - 1, parts.span.bit_length() - 1
     cut_up = *inputs, states, matrices, filters, parts.size, *doublings

@@ -11,7 +11,6 @@ import numpy as np
 
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.layout import LAYOUT, operands
 
 _SINGLE, _PACKS, _WINDOW = range(3)
@@ -68,7 +67,7 @@ def fir_taps(u: Array, past: Array | None, dy: Array, reset: Array | None, taps:
     plan = _planned(_plan_taps, dy, arrays, reach, taps)
     if plan is None:
         return None
-    parts = held(cupy.empty((*batch, plan.tiles, taps + 1), wide))
+    parts = cupy.empty((*batch, plan.tiles, taps + 1), wide)
     plan.run(plan.grid, plan.block, (plan.layout, plan.span, u, past, dy, reset, parts))
     return parts.sum(-2)
 

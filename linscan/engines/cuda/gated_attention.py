@@ -10,8 +10,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda._load import kernel, scratch
-from linscan.engines.cuda.capture import held
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.head_layout import packed, placed, summed
 
 _THREADS, _STEPS, _PAD, _TILE = 128, 64, 8, 64  # as in gated_states.cu
@@ -34,13 +33,13 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep):
 
 def linear_attention_pullback(q, k, v, g, S0, kept, do, dS, *, lead, scale):
     """See `linscan.ops.linear_attention.linear_attention_vjp`."""
-    last = held(dS.astype(np.float32, copy=False) / np.float32(scale))
+    last = dS.astype(np.float32, copy=False) / np.float32(scale)
     turned = [x[..., ::-1, :] for x in (q, k, v, g, do)]
     q_back, k_back, v_back, g_back, do_back = turned
     slopes, dS0, dots = _states(q_back, do_back, g_back, last, lead=lead, late=1, scale=scale, other=kept.states)
     back = {"lead": lead, "scale": scale, "late": 1}
     dv = _chunks("outputs", k_back, q_back, do_back, g_back, slopes, **back)
-    rest_q, rest_k = (held(cupy.empty((*lead, *q.shape[-2:]), q.dtype)) for _ in range(2))
+    rest_q, rest_k = (cupy.empty((*lead, *q.shape[-2:]), q.dtype) for _ in range(2))
     dq = _chunks("slopes", do, v, k, g, kept.states, rest_q, lead=lead, scale=scale)
     dk = _chunks("slopes", v_back, do_back, q_back, g_back, slopes, rest_k, **back)
     dg = _gates(q, k, g, rest_q, rest_k, dots, lead=lead, scale=scale)
@@ -57,9 +56,9 @@ def _states(k, v, g, S0, *, lead, late=0, scale=1.0, other=None):
     rows, chunks, width = math.prod(lead), -(-length // _STEPS), _slice(values)
     (_, k, v, g, S0), layout = placed(lead, length, (None, k, v, g, S0), 1)
     tiles = -(-keys // _TILE) * -(-values // width)
-    kept = held(cupy.empty((*lead, chunks, keys, values), k.dtype))
+    kept = cupy.empty((*lead, chunks, keys, values), k.dtype)
     last = cupy.empty((*lead, keys, values), np.float32)
-    dots = None if other is None else held(cupy.empty((-(-values // width), *lead, chunks, keys), np.float32))
+    dots = None if other is None else cupy.empty((-(-values // width), *lead, chunks, keys), np.float32)
     segment = chunks if chunks <= _WHOLE else _SEGMENT
     segments = -(-chunks // segment)
     told = _told(length, keys, values, late=late, segment=segment, scale=scale)
@@ -73,7 +72,7 @@ def _states(k, v, g, S0, *, lead, late=0, scale=1.0, other=None):
 
     starts = None
     if segments > 1:
-        starts, decays = scratch(segments * last.size, np.float32), scratch(segments * rows * keys, np.float32)
+        starts, decays = cupy.empty(segments * last.size, np.float32), cupy.empty(segments * rows * keys, np.float32)
         walk(segments - 1, None, None, None, None, starts, decays, None, None)
         carry = kernel("gated_states.cu", "carry", k.dtype.name, *macros)
         carry((-(-last.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values, values))

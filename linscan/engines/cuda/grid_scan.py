@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda._load import kernel
 from linscan.engines.reference.grid_scan import own_cells, own_cells_pullback
 
 _FORWARD, _BACKWARD = (8, 2), (4, 3)  # warps of a block, and blocks a multiprocessor holds of the smaller dtypes
@@ -59,7 +59,7 @@ def grid_scan_pullback(
         run = kernel("grid_scan.cu", "backward", dtype.name, *_macros(keys, compute, _BACKWARD))
         given = map(cupy.ascontiguousarray, (q, k, v, transition, source, mark))
         states = _state(r0), _state(d0), cupy.ascontiguousarray(do), dr, dd
-        run((blocks,), (32 * warps,), (_plain(size), *given, *states, *sums, scratch(blocks * kept, compute)))
+        run((blocks,), (32 * warps,), (_plain(size), *given, *states, *sums, cupy.empty(blocks * kept, compute)))
         dq, dk, dv, dgates = (x + part.sum(0) for x, part in zip((dq, dk, dv, dgates), sums, strict=True))
     gates = dgates[..., :4].reshape(transition.shape), dgates[..., 4:6], dgates[..., 6:]
     grads = (dq, dk, dv, *gates, ddirect, dr, dd)

@@ -8,7 +8,6 @@ import cupy
 
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.layout import operands
 
 
@@ -18,9 +17,7 @@ def placed(lead: tuple[int, ...], length: int, arrays: Sequence[Array | None], s
     Features of a step become neighbours in memory, and numbers of a state; leading axes broadcast by their strides.
     """
     timed = len(arrays) - states
-    ready = [
-        x if x is None or (n < timed and _dense(x)) else held(cupy.ascontiguousarray(x)) for n, x in enumerate(arrays)
-    ]
+    ready = [x if x is None or (n < timed and _dense(x)) else cupy.ascontiguousarray(x) for n, x in enumerate(arrays)]
     inputs = [
         (
             None if x is None else x[..., 0] if n < timed else x[..., 0, 0],
@@ -31,8 +28,7 @@ def placed(lead: tuple[int, ...], length: int, arrays: Sequence[Array | None], s
     struct = operands(lead, length, *inputs)
     if struct is None:  # more batch axes than the layout folds
         whole = [
-            None if x is None else held(cupy.ascontiguousarray(cupy.broadcast_to(x, lead + x.shape[-2:])))
-            for x in ready
+            None if x is None else cupy.ascontiguousarray(cupy.broadcast_to(x, lead + x.shape[-2:])) for x in ready
         ]
         return placed(lead, length, whole, states)
     return ready, struct.view(f"V{struct.dtype.itemsize}")
@@ -63,5 +59,5 @@ def summed(grad: Array, like: Array) -> Array:
     outer, count, inner = (math.prod(part) for part in (grad.shape[:lo], grad.shape[lo:hi], grad.shape[hi:]))
     total, pack = cupy.empty(shape, grad.dtype), 8 if inner % 8 == 0 else 1
     code = kernel("head_sums.cu", "sums", grad.dtype.name, ("PACK", pack))
-    code((-(-total.size // pack // 128),), (128,), (held(grad), total, outer, count, inner))
+    code((-(-total.size // pack // 128),), (128,), (grad, total, outer, count, inner))
     return total

@@ -14,8 +14,7 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda import gated_attention, recurrent
-from linscan.engines.cuda._load import kernel, scratch
-from linscan.engines.cuda.capture import held
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.head_layout import has_tensor_cores, packed, placed, summed
 from linscan.engines.cuda.recurrent_step import linear_attention_step
 from linscan.engines.reference import linear_attention as reference
@@ -43,7 +42,7 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
     with q.device:
         if g is not None and g.shape[-1] > 1:
             return gated_attention.linear_attention(q, k, v, g, S0, **options)
-        kept = held(cupy.empty((*lead, -(-sizes[0] // _STEPS), *sizes[1:]), q.dtype)) if keep else None
+        kept = cupy.empty((*lead, -(-sizes[0] // _STEPS), *sizes[1:]), q.dtype) if keep else None
         done = _run(q, k, v, g, S0, lead=lead, scale=scale, kept=kept, work=_WRITE if keep else _NOTHING)
     return done.o, done.S, _Kept(kept, done.starts) if keep else None
 
@@ -62,7 +61,7 @@ def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, wo
         dq = _run(do, v, k, g, turned, _turned(states.starts), mate=q, **common)
         q_back, k_back, v_back, do_back = (x[..., ::-1, :] for x in (q, k, v, do))
         g_back = None if g is None else g[..., ::-1, :]
-        last = held(dS.astype(np.float32, copy=False) / np.float32(scale))
+        last = dS.astype(np.float32, copy=False) / np.float32(scale)
         dv = _run(k_back, q_back, do_back, g_back, last, kept=states.chunks, work=_MULTIPLY, back=True, **common)
         last = last.swapaxes(-1, -2)
         dk = _run(v_back, do_back, q_back, g_back, last, _turned(dv.starts), mate=k_back, back=True, **common)
@@ -75,7 +74,7 @@ def _gate_gradient(g: Array, dots: Array, read: Array, written: Array, scale: fl
     """dg from <S, dS> between chunks and q·dq, k·dk at every step."""
     length = g.shape[-2]
     (g,), layout = placed(lead, length, (g,), 0)
-    dg = held(cupy.empty((*lead, length, 1), np.float32))  # the op drops its last axis by a sum
+    dg = cupy.empty((*lead, length, 1), np.float32)  # the op drops its last axis by a sum
     parts = np.array([tuple(x.shape[0] for x in (dots, read, written))], _PARTS).view(f"V{_PARTS.itemsize}")
     code = kernel("attention_gates.cu", "gates", "float32")
     blocks = -(-math.prod(lead) * -(-length // _STEPS) // 4)  # of four warps
@@ -85,7 +84,7 @@ def _gate_gradient(g: Array, dots: Array, read: Array, written: Array, scale: fl
 
 def _turned(starts: Array | None) -> Array | None:
     """The same states with keys and values in each other's place."""
-    return None if starts is None else held(cupy.ascontiguousarray(starts.swapaxes(-1, -2)))
+    return None if starts is None else cupy.ascontiguousarray(starts.swapaxes(-1, -2))
 
 
 class _Kept(NamedTuple):
@@ -114,9 +113,9 @@ def _run(q, k, v, g, S0, starts=None, *, lead, scale, kept=None, work=_NOTHING, 
     wide, width = -(-keys // 64) * 64, 32 if values <= 32 else 64
     slices, chunks = -(-values // width), -(-length // _STEPS)
     o, S = cupy.empty((*lead, length, values), q.dtype), cupy.empty((*lead, keys, values), np.float32)
-    dots = held(cupy.empty((slices, *lead, chunks), np.float32)) if work == _MULTIPLY else None
+    dots = cupy.empty((slices, *lead, chunks), np.float32) if work == _MULTIPLY else None
     halves = 1 if wide == 128 else 2
-    sums = held(cupy.empty((halves * slices, *lead, length), np.float32)) if mate is not None else None
+    sums = cupy.empty((halves * slices, *lead, length), np.float32) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     head = (length - 1) % _STEPS + 1 if back else min(length, _STEPS)
     extras = np.array([(*pointers, head, back)], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
@@ -134,7 +133,7 @@ def _run(q, k, v, g, S0, starts=None, *, lead, scale, kept=None, work=_NOTHING, 
         code((grid,), (halves * _THREADS,), (layout, *arguments, extras), shared_mem=shared)
 
     if segments > 1 and starts is None:
-        starts, decays = held(cupy.empty((segments, *S.shape), np.float32)), scratch(segments * rows, np.float32)
+        starts, decays = cupy.empty((segments, *S.shape), np.float32), cupy.empty(segments * rows, np.float32)
         launch("reduce", segments - 1, k, v, g, starts, decays, keys, values, segment)
         carry = kernel("linear_attention.cu", "carry", q.dtype.name, *macros)
         carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values))

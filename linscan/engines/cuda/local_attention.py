@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.layout import operands
 from linscan.engines.reference import local_attention as reference
 
@@ -31,7 +31,7 @@ def local_attention(q, k, v, g, own, seen, *, window, causal, scale, workers):
         total = cupy.empty(q.shape[:-1], accum_dtype(q.dtype))
         tiles, failed = -(-q.shape[-2] // p.queries), None
         if p.tensor:
-            failed = scratch(p.rows * tiles, np.uint8)
+            failed = cupy.empty(p.rows * tiles, np.uint8)
             p.launch("local_attention_mma.cu", "forward", p.shared_tensor, tiles, o, total, failed)
         p.launch("local_attention.cu", "forward", p.shared, tiles, o, total, failed)
     return o, total
@@ -54,7 +54,7 @@ def local_attention_pullback(q, k, v, g, own, seen, o, total, do, *, window, cau
         for i, (name, outputs) in enumerate((("queries", (dq, sums[0])), ("keys", (dk, dv, sums[1])))):
             given, failed = (do, total, mean, *outputs), None
             if p.tensor:
-                failed = scratch(p.rows * tiles[i], np.uint8)
+                failed = cupy.empty(p.rows * tiles[i], np.uint8)
                 p.launch("local_attention_mma_back.cu", name, p.shared_tensor, tiles[i], *given, failed)
             p.launch("local_attention_back.cu", name, p.shared, tiles[i], *given, broken[i], failed)
         dg = None if g is None else _gate_gradient(sums, broken).astype(g.dtype, copy=False)

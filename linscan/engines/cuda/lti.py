@@ -7,7 +7,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.chunks import MAX_ORDER, by_row, cut
 
 _THREADS = 128  # of a block of reduce and run; THREADS in lti.cu
@@ -44,9 +44,9 @@ def _chunks(system: Any, y: Array, x: Array, rows: int, apart: bool, sizes: tupl
     states, stop = None, None
     if parts.chunks > 1:
         systems = rows if apart else 1
-        states = scratch(rows * parts.chunks * n, x.dtype)
-        matrices = scratch(systems * 2 * n * n * 2 * x.itemsize, np.uint8)  # two each, in twice the digits
-        stop = scratch(rows, np.int64)
+        states = cupy.empty(rows * parts.chunks * n, x.dtype)
+        matrices = cupy.empty(systems * 2 * n * n * 2 * x.itemsize, np.uint8)  # two each, in twice the digits
+        stop = cupy.empty(rows, np.int64)
         doublings = parts.size.bit_length() - 1, parts.span.bit_length() - 1
         cut_up = system, states, matrices, systems, rows, length, parts.size, *doublings
         reduce((systems + blocks,), (_THREADS,), cut_up)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import cupy
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.recurrent_pass import BY_COLUMN, BY_ROW, EVERY, READ, SUM, Pass, gate, run, sizes_of
 
 _WIDEST = Pass(1, 2, 1, 0, 0)
@@ -46,7 +45,7 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep):
         o, S, states = _made(lead, q, v, g, keep)
         rows, columns = [_wide(k), _wide(q)], [_wide(v)]
         run(Pass(writes=1, after=1), rows, columns, g, S0, [o], lead=lead, last=S, kept=states, scale=scale)
-        return o.astype(q.dtype, copy=False), S, Kept(held(states)) if keep else None
+        return o.astype(q.dtype, copy=False), S, Kept(states) if keep else None
 
 
 def linear_attention_pullback(q, k, v, g, S0, kept, do, dS, *, lead, scale):
@@ -76,7 +75,7 @@ def dplr(q, k, v, a, b, g, S0, *, scale, keep):
         rows, feed = ([a, k, q], SUM) if b is None else ([a, b, k, q], READ)
         program = Pass(reads=1, writes=len(rows) - 2, after=1, feed=feed)
         run(program, rows, [v], g, S0, [read, o], lead=lead, last=S, kept=states, scale=scale)
-        return o.astype(dtype, copy=False), S, Kept(held(states), held(read), S0) if keep else None
+        return o.astype(dtype, copy=False), S, Kept(states, read, S0) if keep else None
 
 
 def dplr_pullback(q, k, v, a, b, g, kept, do, dS, *, scale):

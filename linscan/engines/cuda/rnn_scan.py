@@ -13,7 +13,6 @@ import numpy as np
 
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.layout import fold
 from linscan.engines.reference import rnn_scan as reference
 
@@ -45,8 +44,8 @@ def rnn_scan(r, *, reverse: bool, keep: bool, workers) -> tuple[Array, Array, An
     compute, n = accum_dtype(r.x.dtype), r.cell.states
     with r.x.device:
         h, last = cupy.empty((*lead, T, d), r.x.dtype), cupy.empty((*lead, n, d), compute)
-        states = held(cupy.empty((*lead, T, n, d), compute)) if keep else None
-        y = held(cupy.empty((*lead, T, G, d), compute)) if keep else None
+        states = cupy.empty((*lead, T, n, d), compute) if keep else None
+        y = cupy.empty((*lead, T, G, d), compute) if keep else None
         _run(r, cell, False, reverse, h=h, states=states, y=y, last=last, first=r.s0, b=r.b)
     return h, last, (states, y)
 
@@ -84,7 +83,7 @@ def _run(r, cell: int, backward: bool, reverse: bool, **arrays: Array | None) ->
         return
     rows, matrices = (int(struct[key][0]) for key in ("rows", "matrices"))
     cut = _cut(d, G, accum_dtype(r.x.dtype).itemsize, matrices, rows, r.x.data.device_id)
-    packed = held(_packed(r.R.reshape(matrices, G, d, d), cut, backward))
+    packed = _packed(r.R.reshape(matrices, G, d, d), cut, backward)
     run = kernel("rnn_scan.cu", name, r.x.dtype.name, ("CELL", cell), ("BACKWARD", int(backward)), *cut.items())
     blocks = matrices * -(-rows // cut["ROWS"]) * cut["PARTS"]
     run((blocks,), (cut["WIDTH"] // cut["PARTS"] * cut["LANES"],), (as_bytes(struct), packed))

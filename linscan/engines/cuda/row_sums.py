@@ -4,15 +4,16 @@ import cupy
 
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.capture import held
+from linscan.engines.cuda.capture import capturable
 
 _COLUMNS, _LANES, _ROWS = 32, 8, 1024  # as in row_sums.cu
 
 
+@capturable
 def row_sums(x: Array) -> Array:
     """The sum of the rows of `x`, shape (n, d), of a dtype that is computed in."""
     with x.device:
-        x = held(cupy.ascontiguousarray(x))
+        x = cupy.ascontiguousarray(x)
         if not x.size:
             return cupy.zeros(x.shape[1], x.dtype)
         run, blocks = kernel("row_sums.cu", "run", x.dtype.name), -(-x.shape[1] // _COLUMNS)
@@ -22,4 +23,4 @@ def row_sums(x: Array) -> Array:
             run((blocks * chunks,), (_COLUMNS * _LANES,), (x, sums, *x.shape))
             if chunks == 1:
                 return sums[0]
-            x = held(sums)
+            x = sums

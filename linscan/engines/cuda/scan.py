@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda._load import kernel, scratch
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.layout import OPERANDS, layout, strides
 from linscan.engines.cuda.sizes import SHORT, macros, sizes_of, warps_of
 
@@ -124,6 +124,6 @@ def _multiprocessors(device: int) -> int:
 
 def _board(size: int) -> Array:
     """The memory blocks hand their states on by (carry.cuh): all ones, which no number looks like."""
-    memory = scratch(size, np.uint8)
+    memory = cupy.empty(size, np.uint8)
     memory.data.memset_async(0xFF, size)
     return memory

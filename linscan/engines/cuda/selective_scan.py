@@ -10,8 +10,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, real_dtype
-from linscan.engines.cuda._load import kernel, scratch
-from linscan.engines.cuda.capture import held
+from linscan.engines.cuda._load import kernel
 from linscan.engines.reference import selective_scan as reference
 
 _WHOLE = 8192  # steps of the longest row that is not cut
@@ -46,7 +45,7 @@ def selective_scan(u, dt, A, B, C, D, z, dt_bias, h0, *, keep, dt_softplus, reve
         starts = _chunk_states(p, u.dtype, A.dtype, macros, alive.get("h0"))
         _run("selective_scan.cu", "run", p, u.dtype, macros, starts, y, kept, last)
         if keep == "some":
-            return _forwards(y, reverse), last, held(kept)
+            return _forwards(y, reverse), last, kept
     return _forwards(y, reverse), last, _forwards(kept, reverse)
 
 
@@ -63,16 +62,16 @@ def selective_scan_pullback(
     with u.device:
         p, alive = _problem(u, dt, A, B, C, D, z, dt_bias, None, reset, dy, reverse)
         compute, chunks = A.dtype, int(p["chunks"][0])
-        alive["dh"] = held(cupy.ascontiguousarray(dh.astype(compute, copy=False)))
+        alive["dh"] = cupy.ascontiguousarray(dh.astype(compute, copy=False))
         flows = _chunk_states(p, u.dtype, compute, macros, alive["dh"])
         flows = alive["dh"] if flows is None else flows
         du, ddt = cupy.empty(u.shape, u.dtype), cupy.empty(u.shape, dt.dtype)
         dz = None if z is None else cupy.empty(u.shape, z.dtype)
         each = rows * channels
-        dA, dD = scratch(chunks * each * states, compute), scratch(chunks * each, compute)
-        bias, first = scratch(chunks * each, real_dtype(compute)), cupy.empty((rows, channels, states), compute)
+        dA, dD = cupy.empty(chunks * each * states, compute), cupy.empty(chunks * each, compute)
+        bias, first = cupy.empty(chunks * each, real_dtype(compute)), cupy.empty((rows, channels, states), compute)
         blocks = _blocks(p, macros)
-        vectors = scratch(blocks * rows * length * groups * 2 * states, compute)
+        vectors = cupy.empty(blocks * rows * length * groups * 2 * states, compute)
         outputs = (du, ddt, dz, dA, dD, bias, vectors, first)
         struct = np.array([tuple(0 if x is None else x.data.ptr for x in outputs)], _GRADIENTS)
         _run("selective_scan_back.cu", "run", p, u.dtype, macros, kept, flows, _bytes(struct))
@@ -147,7 +146,7 @@ def _problem(u, dt, A, B, C, D, z, dt_bias, h0, reset, dy, reverse) -> tuple[np.
         p[name] = np.array((x.data.ptr, *steps, *(0,) * (4 - len(steps))), _SEQUENCE)
     for name, x in (("A", A), ("D", D), ("bias", dt_bias), ("h0", h0)):
         if x is not None:
-            alive[name] = held(cupy.ascontiguousarray(x))
+            alive[name] = cupy.ascontiguousarray(x)
             p[name] = alive[name].data.ptr
     return p, alive
 
@@ -158,8 +157,8 @@ def _chunk_states(p, dtype, compute, macros, first) -> Array | None:
     states = dict(macros)["STATES"]
     if chunks == 1:
         return None
-    ends, cuts = scratch(chunks * each * states, compute), scratch(chunks * each, np.uint8)
-    sums = scratch(chunks * each, real_dtype(compute))
+    ends, cuts = cupy.empty(chunks * each * states, compute), cupy.empty(chunks * each, np.uint8)
+    sums = cupy.empty(chunks * each, real_dtype(compute))
     _run("selective_scan.cu", "reduce", p, dtype, macros, ends, sums, cuts)
     carry = kernel("selective_scan.cu", "carry", dtype.name, *macros)
     carry((-(-each * states // 128),), (128,), (_bytes(p), ends, sums, cuts, first))

@@ -9,7 +9,6 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.capture import held
 from linscan.engines.cuda.kernel_sizes import bits_of, growth_limit, output_dtype, rows_of, tiles_of
 
 _THREADS = 256
@@ -28,7 +27,7 @@ def ssm_kernel(a: Array, c: Array, length: int, *, real: bool, workers) -> Array
         run = kernel("ssm_kernel.cu", "ssm_kernel", a.dtype.name, ("ROWS", rows), ("PARTS", parts))
         units = len(a) * parts * tiles_of(length, rows)
         sizes = *a.shape, length, np.int32(len(squares)), growth_limit(length, rows, a.dtype)
-        run((min(units, _BLOCKS),), (_THREADS,), (squares, held(cupy.ascontiguousarray(c)), k, *sizes))
+        run((min(units, _BLOCKS),), (_THREADS,), (squares, cupy.ascontiguousarray(c), k, *sizes))
     return k
 
 
@@ -43,22 +42,22 @@ def ssm_kernel_pullback(a: Array, c: Array, dk: Array, *, workers) -> tuple[Arra
         squares = _squares(a, bits_of(length, rows))
         tiles, groups = tiles_of(length, rows), -(-states // _STATES)
         macros = a.dtype.name, ("ROWS", rows), ("PARTS", parts)
-        partial = held(cupy.empty((channels * parts * tiles, states, 4)))
+        partial = cupy.empty((channels * parts * tiles, states, 4))
         units = channels * parts * tiles * groups
         run = kernel("ssm_kernel_back.cu", "ssm_kernel_back", *macros)
         sizes = channels, states, length, np.int32(len(squares)), growth_limit(length, rows, a.dtype)
-        run((min(units, _BLOCKS),), (_THREADS,), (squares, held(cupy.ascontiguousarray(dk)), partial, *sizes))
+        run((min(units, _BLOCKS),), (_THREADS,), (squares, cupy.ascontiguousarray(dk), partial, *sizes))
         run = kernel("ssm_kernel_back.cu", "finish", *macros)
-        run((_grid(a.size),), (_THREADS,), (partial, held(cupy.ascontiguousarray(c)), da, dc, channels, states, tiles))
+        run((_grid(a.size),), (_THREADS,), (partial, cupy.ascontiguousarray(c), da, dc, channels, states, tiles))
     return da, dc
 
 
 def _squares(a: Array, bits: int) -> Array:
     """``a**(2**i)`` for i < `bits`."""
-    squares = held(cupy.empty((bits, *a.shape), np.complex128))
+    squares = cupy.empty((bits, *a.shape), np.complex128)
     if a.size:
         run = kernel("squares.cu", "squares", a.dtype.name)
-        run((_grid(a.size),), (_THREADS,), (held(cupy.ascontiguousarray(a)), squares, a.size, np.int32(bits)))
+        run((_grid(a.size),), (_THREADS,), (cupy.ascontiguousarray(a), squares, a.size, np.int32(bits)))
     return squares
 
 

@@ -5,7 +5,6 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.capture import held
 
 _THREADS, _NODES, _SUMS = 128, 128, 8  # as the device code knows
 _BLOCKS = 2**31 - 1  # of a grid
@@ -26,7 +25,7 @@ def ssm_kernel_dplr_pullback(
     dalpha, dbeta, dw = (cupy.empty(x.shape, np.float64) for x in (alpha, beta, w))
     if w.size:
         units = _units(w, base)
-        partial = held(cupy.empty((units, w.shape[2], 2 + _SUMS)))
+        partial = cupy.empty((units, w.shape[2], 2 + _SUMS))
         if units:
             arguments = _arguments(alpha, beta, w, base, p, q, dsums)
             _run("cauchy_back", units, (*arguments, partial), w, base)
@@ -37,8 +36,8 @@ def ssm_kernel_dplr_pullback(
 
 
 def _arguments(alpha: Array, beta: Array, w: Array, *complexes: Array) -> list[Array]:
-    reals = [held(cupy.ascontiguousarray(x, np.float64)) for x in (alpha, beta, w)]
-    return reals + [held(cupy.ascontiguousarray(x, np.complex128)) for x in complexes]
+    reals = [cupy.ascontiguousarray(x, np.float64) for x in (alpha, beta, w)]
+    return reals + [cupy.ascontiguousarray(x, np.complex128) for x in complexes]
 
 
 def _units(w: Array, base: Array) -> int:

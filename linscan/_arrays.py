@@ -111,6 +111,20 @@ def _one_device(who: str, arrays: dict[str, Any]) -> None:
             )
 
 
+def take_real(who: str, **named: Any) -> tuple[list[Any], list[Any]]:
+    """The named arguments as given, and as arrays of the result's dtype, which must be real; None stays None."""
+    xp, *given = take(who, **named)
+    dtype = result_dtype(who, **dict(zip(named, given, strict=True)))
+    if dtype.kind == "c":
+        raise TypeError(f"{who}: {'arguments' if len(named) > 1 else next(iter(named))} must be real; got {dtype}")
+    return given, [None if x is None else cast(xp, x, dtype) for x in given]
+
+
+def matrix(x: Array) -> Array:
+    """`x`, (…, D), as rows of its last axis, without a copy where the layout allows."""
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 @cache
 def dtype_name(dtype: np.dtype) -> str:
     """``dtype.name``, which NumPy spells out anew at every look: half of what a small op would cost."""

@@ -1,7 +1,8 @@
 """Which engine runs which op on which dtypes: one literal table that dispatch, the documentation and the tests read.
 
-Dtype letters: e float16, E bfloat16, f float32, d float64, F complex64, D complex128. An op that is not in the table
-is a closed-form array expression and needs no engine. "reference" is plain array code on NumPy or CuPy: correct and
+Dtype letters: e float16, E bfloat16, f float32, d float64, F complex64, D complex128. The last rows are no loops over
+time but passes over whole arrays that array expressions would make several of. An op that is not in the table is a
+closed-form array expression and needs no engine. "reference" is plain array code on NumPy or CuPy: correct and
 slow, it also serves the dtypes an engine lacks.
 """
 
@@ -43,6 +44,12 @@ SUPPORT: dict[str, dict[str, str]] = {
     "local_attention": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "rnn_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
     "newton_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
+    "row_norm": {"reference": REAL},
+    "batch_norm": {"reference": REAL},
+    "activation": {"reference": REAL},
+    "gate": {"reference": REAL},
+    "feedthrough": {"reference": REAL},
+    "adamw": {"reference": REAL},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.
@@ -53,6 +60,9 @@ MODULE: dict[str, str] = {
     "lse_scan": "semiring_scan",
     "max_scan": "semiring_scan",
     "softmax_average": "semiring_scan",
+    "row_norm": "norm",
+    "batch_norm": "norm",
+    "gate": "activation",
 }
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from linscan._arrays import Array, check_choice, cotangent
 from linscan.models.initial import uniform_fan
-from linscan.models.layer import Layer, Params, Pullback, State, Training, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, typed
 from linscan.models.norm import init_norm, norm_vjp
-from linscan.ops.activation import activation_vjp, glu_vjp
+from linscan.ops.activation import activation_vjp, gate_vjp, glu_vjp
 from linscan.ops.dense import dense_vjp, dropout_vjp
 
 _GATES = ("glu", "half_glu1", "half_glu2", "linear", "none")
@@ -83,43 +83,61 @@ class Block(Layer):
         first, last = (self.norm, "none") if self.prenorm else ("none", self.norm)
         n, back1 = norm_vjp(first, params.get("norm", {}), u, training)
         (x, final), back2 = self.layer.apply_vjp(params["layer"], n, state, reset=reset, training=training)
-        m, back3 = self._gated(params, x, rng)
-        m, back4 = dropout_vjp(m, self.dropout, rng, tied=self.tied)
-        y, back5 = norm_vjp(last, params.get("norm", {}), u + m, training)
+        s, back3 = self._added(params, x, u, rng)
+        y, back4 = norm_vjp(last, params.get("norm", {}), s, training)
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
-            dsum, dlast = back5(cotangent("Block", "dy", dy, y))
-            dx, dmix = back3(back4(dsum))
+            ds, dlast = back4(cotangent("Block", "dy", dy, y))
+            dx, dmix = back3(ds)
             dlayer, dn, dfirst = back2(dx, dstate)
-            du, dnorm = back1(dn)
-            grads = {"norm": dnorm if self.prenorm else dlast, "layer": dlayer, "mix": dmix}
-            return {name: grads[name] for name in params}, dsum + du, dfirst
+            du, dfirst_norm = back1(dn, ds)
+            grads = {"norm": dfirst_norm if self.prenorm else dlast, "layer": dlayer, "mix": dmix}
+            return {name: grads[name] for name in params}, du, dfirst
 
         return (y, final), pullback
 
-    def _gated(self, params: Params, x: Array, rng: Any) -> tuple[Array, Callable[[Array], tuple[Array, Params]]]:
+    def _added(self, params: Params, x: Array, u: Array, rng: Any) -> tuple[Array, Callable[[Array], Any]]:
+        """The block's input u with what becomes of x added, and the pullback to x and ``mix``; u gets dy itself."""
+        whole = rng is None or not self.dropout
         a, back1 = activation_vjp(x, self.activation)
         a, back2 = dropout_vjp(a, self.dropout, rng, tied=self.tied)
-        if self.gate == "none":
-            return a, lambda dy: (back1(back2(dy)), {})
-        m, back3 = dense_vjp(a, params["mix"]["w"], params["mix"]["b"])
-        half = self.gate.startswith("half")
-        g, back4 = glu_vjp(m) if self.gate == "glu" else activation_vjp(m, "sigmoid" if half else "identity")
-        value = {"half_glu1": a, "half_glu2": x}.get(self.gate)
+        m, back3 = self._gated(params, x, a, u if whole else None)
+        m, back4 = dropout_vjp(m, self.dropout, rng, tied=self.tied)
 
         def pullback(dy: Array) -> tuple[Array, Params]:
-            da, dw, db = back3(back4(dy if value is None else dy * value))
-            da = da + dy * g if self.gate == "half_glu1" else da
-            dx = back1(back2(da))
-            return dx + dy * g if self.gate == "half_glu2" else dx, {"w": dw, "b": db}
+            dx, da, dmix = back3(back4(dy))
+            return back1(back2(da), dx), dmix
 
-        return g if value is None else value * g, pullback
+        return m if whole else u + m, pullback
+
+    def _gated(self, params: Params, x: Array, a: Array, u: Array | None) -> tuple[Array, Callable[[Array], Any]]:
+        """The gate's output, added to u if that is given, and the pullback to x past the activation, a and ``mix``."""
+        if self.gate == "none":
+            return a if u is None else u + a, lambda dy: (None, dy, {})
+        w, b = affine(params["mix"])
+        if self.gate.startswith("half"):
+            m, back1 = dense_vjp(a, w)
+            y, back2 = gate_vjp(a if self.gate == "half_glu1" else x, m, b, u)
+        else:
+            m, back1 = dense_vjp(a, w, b)
+            y, back2 = glu_vjp(m, u) if self.gate == "glu" else (m if u is None else u + m, lambda dy: (dy,))
+
+        def pullback(dy: Array) -> tuple[Array | None, Array, Params]:
+            if not self.gate.startswith("half"):
+                da, dw, db = back1(back2(dy)[0])
+                return None, da, {"w": dw, "b": db}
+            dvalue, dm, db, _ = back2(dy)
+            da, dw, _ = back1(dm)
+            both = (None, da + dvalue) if self.gate == "half_glu1" else (dvalue, da)
+            return *both, {"w": dw, "b": db}
+
+        return y, pullback
 
     def step(self, params: Params, u: Array, state: State) -> tuple[Array, State]:
         """One time of u, (…, D)."""
         first, last = (self.norm, "none") if self.prenorm else ("none", self.norm)
         x, state = self.layer.step(params["layer"], norm_vjp(first, params.get("norm", {}), u, None)[0], state)
-        return norm_vjp(last, params.get("norm", {}), u + self._gated(params, x, None)[0], None)[0], state
+        return norm_vjp(last, params.get("norm", {}), self._added(params, x, u, None)[0], None)[0], state
 
 
 def init_dense(rng: np.random.Generator, rows: int, columns: int, dtype: Any) -> Params:

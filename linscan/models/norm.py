@@ -19,24 +19,29 @@ def init_norm(kind: str, channels: int, dtype: Any) -> Params:
     return {name: np.full(channels, float(name in ("scale", "var")), dtype) for name in _NORMS[kind]}
 
 
-def norm_vjp(kind: str, params: Params, x: Array, training: Training | None) -> tuple[Array, Callable[[Array], Any]]:
-    """A norm by its name, and its pullback to x and its parameters."""
+def norm_vjp(kind: str, params: Params, x: Array, training: Training | None) -> tuple[Array, Callable[..., Any]]:
+    """A norm by its name, and ``pullback(dy, around=None)`` to x and its parameters; `around` is added to dx."""
     if kind == "none":
-        return x, lambda dy: (dy, {})
+        return x, lambda dy, around=None: (dy if around is None else dy + around, {})
     if kind == "batch" and training is not None:
         return _by_batch(params, x, training)
     rule: Any = {"layer": layer_norm_vjp, "rms": rms_norm_vjp, "batch": batch_norm_vjp}[kind]
     y, back = rule(x, *(params[name] for name in _NORMS[kind]))
-    return y, lambda dy: ((grads := back(dy))[0], dict(zip(_NORMS[kind], grads[1:], strict=True)))
+
+    def pullback(dy: Array, around: Array | None = None) -> Any:
+        dx, *grads = back(dy, around)
+        return dx, dict(zip(_NORMS[kind], grads, strict=True))
+
+    return y, pullback
 
 
-def _by_batch(params: Params, x: Array, training: Training) -> tuple[Array, Callable[[Array], Any]]:
+def _by_batch(params: Params, x: Array, training: Training) -> tuple[Array, Callable[..., Any]]:
     (y, mean, var), back = batch_statistics_norm_vjp(x, params["scale"], params["shift"])
     new = {name: _KEPT * params[name] + (1 - _KEPT) * now for name, now in (("mean", mean), ("var", var))}
     training.statistics.append((params, {name: v.astype(params[name].dtype) for name, v in new.items()}))
 
-    def pullback(dy: Array) -> Any:
-        dx, dscale, dshift = back(dy)  # the running statistics had no part in y
+    def pullback(dy: Array, around: Array | None = None) -> Any:
+        dx, dscale, dshift = back(dy, around)  # the running statistics had no part in y
         return dx, {"scale": dscale, "shift": dshift, "mean": 0 * params["mean"], "var": 0 * params["var"]}
 
     return y, pullback

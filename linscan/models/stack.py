@@ -140,5 +140,6 @@ class Stack(Layer):
         ends = xp.asarray(T if lengths is None else lengths)[..., None]
         times = xp.arange(T)
         weight = (times < ends) / ends if self.pool == "mean" else times == ends - 1
-        weight = weight.astype(x.dtype)[..., None]
-        return (x * weight).sum(-2), lambda dp: dp[..., None, :] * weight
+        weight = xp.broadcast_to(weight.astype(x.dtype), x.shape[:-1])
+        pooled = (weight[..., None, :] @ x)[..., 0, :]  # a product reads x once and writes no weighted copy
+        return pooled, lambda dp: dp[..., None, :] * weight[..., None]

@@ -1,13 +1,17 @@
-"""Elementwise nonlinear functions by name, each with its derivative, and the gated linear unit."""
+"""Elementwise nonlinear functions by name, and gates: what lies between the products of a layer.
 
-import importlib
+The pullback of `activation` takes a second array, `around`, to be added to dx: what flows around the function.
+"""
+
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from linscan import _arrays
 from linscan._arrays import Array
+from linscan.engines import pick
+from linscan.engines.reference.activation import sigmoid as sigmoid
+from linscan.engines.reference.activation import softplus as softplus
+
+KINDS = ("identity", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "softplus")
 
 
 def activation(x: Array, kind: str) -> Array:
@@ -43,8 +47,8 @@ def activation(x: Array, kind: str) -> Array:
     return activation_vjp(x, kind)[0]
 
 
-def activation_vjp(x: Array, kind: str) -> tuple[Array, Callable[[Array | None], Array]]:
-    """`activation` and its pullback, ``pullback(dy)`` to ``dx``.
+def activation_vjp(x: Array, kind: str) -> tuple[Array, Callable[..., Array]]:
+    """`activation` and its pullback, ``pullback(dy, around=None)`` to ``dx``.
 
     Examples
     --------
@@ -55,17 +59,14 @@ def activation_vjp(x: Array, kind: str) -> tuple[Array, Callable[[Array | None],
     array([0., 1.])
     """
     who = "activation"
-    _arrays.check_choice(who, "kind", kind, tuple(_RULES))
-    xp, x = _arrays.take(who, x=x)
-    dtype = _arrays.result_dtype(who, x=x)
-    if dtype.kind == "c":
-        raise TypeError(f"{who}: x must be real; got {dtype}")
-    wide = xp.asarray(x, _arrays.accum_dtype(dtype))
-    value, slope = _RULES[kind](xp, wide)
-    y = value.astype(dtype, copy=False)
+    _arrays.check_choice(who, "kind", kind, KINDS)
+    (given,), (x,) = _arrays.take_real(who, x=x)
+    y, run = pick("activation", x.dtype, x)(x, kind), pick("activation_pullback", x.dtype, x)
 
-    def pullback(dy: Array | None) -> Array:
-        return _arrays.grad_like(_arrays.cotangent(who, "dy", dy, y) * slope(), x)
+    def pullback(dy: Array | None, around: Array | None = None) -> Array:
+        g = _arrays.cotangent(who, "dy", dy, y)
+        around = None if around is None else _arrays.cotangent(who, "around", around, y)
+        return _arrays.grad_like(run(g, x, kind, around), given)
 
     return y, pullback
 
@@ -83,86 +84,84 @@ def glu(x: Array) -> Array:
     return glu_vjp(x)[0]
 
 
-def glu_vjp(x: Array) -> tuple[Array, Callable[[Array | None], Array]]:
-    """`glu` and its pullback, ``pullback(dy)`` to ``dx``."""
-    xp, x = _arrays.take("glu", x=x)
-    if not getattr(x, "ndim", 0) or x.shape[-1] % 2:
-        raise ValueError(f"glu: x must have an even last axis; got {getattr(x, 'shape', ())}")
+def glu_vjp(
+    x: Array, around: Array | None = None
+) -> tuple[Array, Callable[[Array | None], tuple[Array, Array | None]]]:
+    """`glu` added to `around`, (…, D/2), if that is given, and the pullback, ``pullback(dy)`` to ``(dx, daround)``."""
+    who = "glu"
+    given, (x, around) = _arrays.take_real(who, x=x, around=around)
+    if not x.ndim or x.shape[-1] % 2:
+        raise ValueError(f"{who}: x must have an even last axis; got {x.shape}")
     half = x.shape[-1] // 2
-    value, gate = x[..., :half], sigmoid(x[..., half:])
-    y = value * gate
+    shape = (*x.shape[:-1], half)
+    if around is not None and around.shape != shape:
+        raise ValueError(f"{who}: around must have shape {shape}; got {around.shape}")
+    value, z = (_arrays.matrix(x[..., part]) for part in (slice(half), slice(half, None)))
+    run, back = (pick(name, x.dtype, x) for name in ("gate", "gate_pullback"))
+    y = run(value, z, None, None if around is None else _arrays.matrix(around)).reshape(shape)
 
-    def pullback(dy: Array | None) -> Array:
-        g = _arrays.cotangent("glu", "dy", dy, y)
-        passed = g * gate  # to the value; the gate gets dy x₁ σ (1 - σ)
-        return _arrays.grad_like(xp.concatenate([passed, passed * value * (1 - gate)], -1), x)
+    def pullback(dy: Array | None) -> tuple[Array, Array | None]:
+        g, dx = _arrays.cotangent(who, "dy", dy, y), _arrays.namespace(y).empty((len(value), 2 * half), x.dtype)
+        back(_arrays.matrix(g), value, z, None, dx[:, :half], dx[:, half:])
+        return _arrays.grad_like(dx.reshape(x.shape), given[0]), _arrays.grad_like(g, given[1])
 
     return y, pullback
 
 
-def sigmoid(x: Array) -> Array:
-    """``1 / (1 + e^-x)``, without overflow."""
-    return _special(_arrays.namespace(x)).expit(x)
+def gate_vjp(
+    value: Array, z: Array, b: Array | None = None, around: Array | None = None
+) -> tuple[Array, Callable[[Array | None], tuple[Array | None, ...]]]:
+    """Gated values added to what flows around them, ``y = value σ(z + b) + around``, and the pullback.
 
+    Parameters
+    ----------
+    value, z : array_like, shape (…, D)
+        Real, of one shape.
+    b : array_like, shape (D,), optional
+        None means 0.
+    around : array_like, shape (…, D), optional
+        None means 0.
 
-def softplus(x: Array) -> Array:
-    """``log(1 + e^x)``, without overflow."""
-    xp = _arrays.namespace(x)
-    return xp.logaddexp(x, x.dtype.type(0))
+    Returns
+    -------
+    y : array, shape (…, D)
+        Of the promoted dtype; 16-bit types are computed in float32.
+    pullback : callable
+        ``pullback(dy)`` to ``(dvalue, dz, db, daround)``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    TypeError
+        For a complex or unsupported dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linscan.ops.activation import gate_vjp
+    >>> gate_vjp(np.array([3.0, 4.0]), np.array([-1.0, 99.0]), np.array([1.0, 1.0]))[0]
+    array([1.5, 4. ])
+    """
+    who = "gate"
+    given, (value, z, b, around) = _arrays.take_real(who, value=value, z=z, b=b, around=around)
+    for name, x, shape in (("z", z, value.shape), ("b", b, value.shape[-1:]), ("around", around, value.shape)):
+        if x is not None and x.shape != shape:
+            raise ValueError(f"{who}: {name} must have shape {shape}; got {x.shape}")
+    rows = [None if x is None else _arrays.matrix(x) for x in (value, z, around)]
+    b = None if b is None else b.astype(_arrays.accum_dtype(b.dtype), copy=False)
+    y = pick("gate", value.dtype, value)(rows[0], rows[1], b, rows[2]).reshape(value.shape)
+    run = pick("gate_pullback", value.dtype, value)
+
+    def pullback(dy: Array | None) -> tuple[Array | None, ...]:
+        g = _arrays.cotangent(who, "dy", dy, y)
+        dvalue, dz = (_arrays.namespace(y).empty(y.shape, y.dtype) for _ in range(2))
+        db = run(_arrays.matrix(g), rows[0], rows[1], b, _arrays.matrix(dvalue), _arrays.matrix(dz))
+        return tuple(map(_arrays.grad_like, (dvalue, dz, db, g), given))
+
+    return y, pullback
 
 
 def softplus_inverse(y: Array) -> Array:
     """The x whose `softplus` is `y` > 0."""
     return y + _arrays.namespace(y).log(-_arrays.namespace(y).expm1(-y))
-
-
-def _special(xp: Any) -> Any:
-    return importlib.import_module("scipy.special" if xp is np else "cupyx.scipy.special")
-
-
-# Each rule gives f(x) and a function that makes f'(x), so that a forward alone pays for no derivative.
-def _relu(xp: Any, x: Array) -> Any:
-    return xp.maximum(x, 0), lambda: (x > 0).astype(x.dtype)
-
-
-def _gelu(xp: Any, x: Array) -> Any:
-    half, density = x.dtype.type(0.5), x.dtype.type(1 / np.sqrt(2 * np.pi))
-    below = half * _special(xp).erfc(x * x.dtype.type(-np.sqrt(0.5)))  # Φ(x), with all its digits far below 0
-    return x * below, lambda: below + x * density * xp.exp(-half * x * x)
-
-
-def _gelu_tanh(xp: Any, x: Array) -> Any:
-    root, cubic = x.dtype.type(np.sqrt(2 / np.pi)), x.dtype.type(0.044715)
-    s = xp.tanh(root * (x + cubic * x**3))
-
-    def slope() -> Array:
-        return (1 + s) / 2 + x * (1 - s * s) * root * (1 + 3 * cubic * x * x) / 2
-
-    return x * (1 + s) / 2, slope
-
-
-def _silu(xp: Any, x: Array) -> Any:
-    s = sigmoid(x)
-    return x * s, lambda: s * (1 + x * (1 - s))
-
-
-def _sigmoid(xp: Any, x: Array) -> Any:
-    s = sigmoid(x)
-    return s, lambda: s * (1 - s)
-
-
-def _tanh(xp: Any, x: Array) -> Any:
-    s = xp.tanh(x)
-    return s, lambda: 1 - s * s
-
-
-_RULES = {
-    "identity": lambda xp, x: (x, lambda: xp.ones_like(x)),
-    "relu": _relu,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-    "silu": _silu,
-    "sigmoid": _sigmoid,
-    "tanh": _tanh,
-    "softplus": lambda xp, x: (softplus(x), lambda: sigmoid(x)),
-}

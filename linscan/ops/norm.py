@@ -1,10 +1,14 @@
-"""Normalisations over channels or over the batch: ``y = (x - mean) / sqrt(var + eps) * scale + shift``."""
+"""Normalisations over channels or over the batch: ``y = (x - mean) / sqrt(var + eps) * scale + shift``.
+
+A pullback takes a second array, `around`, to be added to dx: what flows around the norm of a residual block.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 from linscan import _arrays
 from linscan._arrays import Array
+from linscan.engines import pick
 
 
 def layer_norm(x: Array, scale: Array | None = None, shift: Array | None = None, *, eps: float = 1e-5) -> Array:
@@ -44,7 +48,7 @@ def layer_norm(x: Array, scale: Array | None = None, shift: Array | None = None,
 
 def layer_norm_vjp(
     x: Array, scale: Array | None = None, shift: Array | None = None, *, eps: float = 1e-5
-) -> tuple[Array, Callable[[Array | None], tuple[Array | None, ...]]]:
+) -> tuple[Array, Callable[..., tuple[Array | None, ...]]]:
     """`layer_norm` and its pullback, ``pullback(dy)`` to ``(dx, dscale, dshift)``."""
     return _rows("layer_norm", x, scale, shift, eps, centred=True)
 
@@ -66,10 +70,10 @@ def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-5) -> Arra
 
 def rms_norm_vjp(
     x: Array, scale: Array | None = None, *, eps: float = 1e-5
-) -> tuple[Array, Callable[[Array | None], tuple[Array | None, ...]]]:
+) -> tuple[Array, Callable[..., tuple[Array | None, ...]]]:
     """`rms_norm` and its pullback, ``pullback(dy)`` to ``(dx, dscale)``."""
     y, back = _rows("rms_norm", x, scale, None, eps, centred=False)
-    return y, lambda dy: back(dy)[:2]
+    return y, lambda dy, around=None: back(dy, around)[:2]
 
 
 def batch_norm(
@@ -104,20 +108,21 @@ def batch_norm(
 
 def batch_norm_vjp(
     x: Array, scale: Array | None, shift: Array | None, mean: Array, var: Array, *, eps: float = 1e-5
-) -> tuple[Array, Callable[[Array | None], tuple[Array | None, ...]]]:
+) -> tuple[Array, Callable[..., tuple[Array | None, ...]]]:
     """`batch_norm` and its pullback, ``pullback(dy)`` to ``(dx, dscale, dshift, dmean, dvar)``."""
     who = "batch_norm"
-    _, given, (x, scale, shift, mean, var), dtype = _prepare(who, x=x, scale=scale, shift=shift, mean=mean, var=var)
-    r = (var + eps) ** -0.5
-    normal = (x - mean) * r
-    y = _affine(normal, scale, shift, dtype)
+    given, x, (scale, shift, mean, var) = _prepare(who, x=x, scale=scale, shift=shift, mean=mean, var=var)
+    y = pick("batch_norm", x.dtype, x)(_arrays.matrix(x), scale, shift, mean, var, eps)[0].reshape(x.shape)
+    run = pick("batch_norm_pullback", x.dtype, x)
 
-    def pullback(dy: Array | None) -> tuple[Array | None, ...]:
-        g = _arrays.cotangent(who, "dy", dy, y)
-        dnormal = g if scale is None else g * scale
-        dx = dnormal * r
-        dvar = dnormal * normal * (r * r / -2)  # d(x - mean) r = -(x - mean) r³ / 2 dvar
-        grads = (dx, g * normal, g, -dx, dvar)
+    def pullback(dy: Array | None, around: Array | None = None) -> tuple[Array | None, ...]:
+        g, around = _flowing(who, dy, around, y)
+        dx, dscale, dshift = run(g, _arrays.matrix(x), scale, mean, var, eps, around, own=False)
+        # y = n scale + shift with n = (x - mean) r, r = (var + eps)^(-1/2): dmean is -r of every Σ dy scale, which is
+        # dshift scale, and dn = -n r² / 2 dvar turns Σ dy n scale, which is dscale scale, into dvar.
+        r = (var + eps) ** -0.5
+        through = r if scale is None else r * scale
+        grads = (dx.reshape(x.shape), dscale, dshift, -dshift * through, dscale * through * (r / -2))
         return tuple(_arrays.grad_like(grad, like) for grad, like in zip(grads, given, strict=True))
 
     return y, pullback
@@ -125,7 +130,7 @@ def batch_norm_vjp(
 
 def batch_statistics_norm_vjp(
     x: Array, scale: Array | None, shift: Array | None, *, eps: float = 1e-5
-) -> tuple[tuple[Array, Array, Array], Callable[[Array | None], tuple[Array | None, ...]]]:
+) -> tuple[tuple[Array, Array, Array], Callable[..., tuple[Array | None, ...]]]:
     """`batch_norm` by the mean and variance of `x` over all axes but the last: what training does.
 
     Parameters
@@ -149,17 +154,14 @@ def batch_statistics_norm_vjp(
     (array([3.]), array([4.]))
     """
     who = "batch_norm"
-    _, given, (x, scale, shift), dtype = _prepare(who, x=x, scale=scale, shift=shift)
-    mean = _mean_row(x)
-    about = x - mean
-    var = _mean_row(about * about)
-    r = (var + eps) ** -0.5
-    normal = about * r
-    y = _affine(normal, scale, shift, dtype)
+    given, x, (scale, shift) = _prepare(who, x=x, scale=scale, shift=shift)
+    y, mean, var = pick("batch_norm", x.dtype, x)(_arrays.matrix(x), scale, shift, None, None, eps)
+    y, run = y.reshape(x.shape), pick("batch_norm_pullback", x.dtype, x)
 
-    def pullback(dy: Array | None) -> tuple[Array | None, ...]:
-        g = _arrays.cotangent(who, "dy", dy, y)
-        grads = (_through(g if scale is None else g * scale, normal, r, _mean_row, centred=True), g * normal, g)
+    def pullback(dy: Array | None, around: Array | None = None) -> tuple[Array | None, ...]:
+        g, around = _flowing(who, dy, around, y)
+        dx, *grads = run(g, _arrays.matrix(x), scale, mean, var, eps, around, own=True)
+        grads = (dx.reshape(x.shape), *grads)
         return tuple(_arrays.grad_like(grad, like) for grad, like in zip(grads, given, strict=True))
 
     return (y, mean, var), pullback
@@ -169,53 +171,32 @@ def _rows(
     who: str, x: Array, scale: Array | None, shift: Array | None, eps: float, *, centred: bool
 ) -> tuple[Any, Any]:
     """Normalisation of every row by itself, about its mean or about 0."""
-    _, given, (x, scale, shift), dtype = _prepare(who, x=x, scale=scale, shift=shift)
-    about = x - _row_mean(x) if centred else x
-    r = (_row_mean(about * about) + eps) ** -0.5
-    normal = about * r
-    y = _affine(normal, scale, shift, dtype)
+    given, x, (scale, shift) = _prepare(who, x=x, scale=scale, shift=shift)
+    y, mean, r = pick("row_norm", x.dtype, x)(_arrays.matrix(x), scale, shift, eps, centred=centred)
+    y, run = y.reshape(x.shape), pick("row_norm_pullback", x.dtype, x)
 
-    def pullback(dy: Array | None) -> tuple[Array | None, ...]:
-        g = _arrays.cotangent(who, "dy", dy, y)
-        grads = (_through(g if scale is None else g * scale, normal, r, _row_mean, centred=centred), g * normal, g)
+    def pullback(dy: Array | None, around: Array | None = None) -> tuple[Array | None, ...]:
+        g, around = _flowing(who, dy, around, y)
+        dx, *grads = run(g, _arrays.matrix(x), scale, mean, r, around)
+        grads = (dx.reshape(x.shape), *grads)
         return tuple(_arrays.grad_like(grad, like) for grad, like in zip(grads, given, strict=True))
 
     return y, pullback
 
 
-def _mean_row(x: Array) -> Array:
-    """The mean of all rows, (D,)."""
-    return _arrays.sum_rows(x) / max(1, x.size // max(1, x.shape[-1]))
+def _flowing(who: str, dy: Array | None, around: Array | None, y: Array) -> tuple[Array, Array | None]:
+    """The cotangent and what is added to dx, as matrices."""
+    around = None if around is None else _arrays.matrix(_arrays.cotangent(who, "around", around, y))
+    return _arrays.matrix(_arrays.cotangent(who, "dy", dy, y)), around
 
 
-def _row_mean(x: Array) -> Array:
-    """The mean of every row, (…, 1)."""
-    return x.mean(-1, keepdims=True)
-
-
-def _through(dnormal: Array, normal: Array, r: Array, mean: Callable[[Array], Array], *, centred: bool) -> Array:
-    # n = (x - m) r with m and r functions of x through means:
-    #   dx = r (dn - mean(dn) - n mean(dn n)): the direct share, then what passes through m, then through r.
-    # About 0 there is no share through m.
-    dx = dnormal - normal * mean(dnormal * normal)
-    return r * (dx - mean(dnormal) if centred else dx)
-
-
-def _affine(normal: Array, scale: Array | None, shift: Array | None, dtype: Any) -> Array:
-    y = normal if scale is None else normal * scale
-    return (y if shift is None else y + shift).astype(dtype, copy=False)
-
-
-def _prepare(who: str, **named: Any) -> tuple[Any, list[Any], list[Any], Any]:
-    """The library, the arguments as given, as arrays in the working precision, and the result's dtype."""
-    xp, *given = _arrays.take(who, **named)
-    dtype = _arrays.result_dtype(who, **dict(zip(named, given, strict=True)))
-    if dtype.kind == "c":
-        raise TypeError(f"{who}: arguments must be real; got {dtype}")
-    arrays: list[Any] = [None if x is None else xp.asarray(x, _arrays.accum_dtype(dtype)) for x in given]
-    if not arrays[0].ndim:
+def _prepare(who: str, **named: Any) -> tuple[list[Any], Array, list[Any]]:
+    """The arguments as given, x in the result's dtype, and the others in the one arithmetic is done in."""
+    given, (x, *rest) = _arrays.take_real(who, **named)
+    if not x.ndim:
         raise ValueError(f"{who}: x must have an axis of channels; got ()")
-    for name, x in zip(named, arrays, strict=True):
-        if name != "x" and x is not None and x.shape != arrays[0].shape[-1:]:
-            raise ValueError(f"{who}: {name} must have shape {arrays[0].shape[-1:]}; got {x.shape}")
-    return xp, given, arrays, dtype
+    for name, a in zip([*named][1:], rest, strict=True):
+        if a is not None and a.shape != x.shape[-1:]:
+            raise ValueError(f"{who}: {name} must have shape {x.shape[-1:]}; got {a.shape}")
+    wide = _arrays.accum_dtype(x.dtype)
+    return given, x, [None if a is None else a.astype(wide, copy=False) for a in rest]

@@ -8,6 +8,7 @@ from typing import Any
 
 from linscan import _arrays
 from linscan._arrays import Array
+from linscan.engines import pick
 
 # What a recurrence is made of: trained slowly, and not pulled towards zero, in all the papers of the S4 family.
 RECURRENT = (
@@ -57,9 +58,18 @@ class _Optimiser:
         return {slot: {n: _arrays.namespace(x).zeros_like(x) for n, x in params.items()} for slot in self.slots}
 
     def update(
-        self, params: dict[str, Array], grads: dict[str, Array], moments: dict[str, Any], step: int, factor: float
+        self,
+        params: dict[str, Array],
+        grads: dict[str, Array],
+        moments: dict[str, Any],
+        step: int,
+        factor: float,
+        share: Any = 1.0,
     ) -> None:
-        """One step, the first of which is 1, in place; the learning rates are multiplied by `factor`."""
+        """One step, the first of which is 1, in place; learning rates are multiplied by `factor`, gradients by `share`.
+
+        `share` may be an array of no axes where the parameters live: then nothing waits for it.
+        """
         for name, x in params.items():
             group = self.kind(name)
             if group is None:
@@ -68,9 +78,10 @@ class _Optimiser:
             xp = _arrays.namespace(x)
             real = _arrays.real_dtype(x.dtype)
             arrays = [x, xp.ascontiguousarray(grads[name]), *(moments[slot][name] for slot in self.slots)]
-            self._move(xp, *(a.view(real) if a.ndim else a[None].view(real) for a in arrays), step, rate, group.decay)
+            views = [a.view(real) if a.ndim else a[None].view(real) for a in arrays]
+            self._move(*views, xp.asarray(share, _arrays.accum_dtype(real)), step, rate, group.decay)
 
-    def _move(self, xp: Any, *args: Any) -> None:
+    def _move(self, *args: Any) -> None:
         raise NotImplementedError
 
 
@@ -97,14 +108,9 @@ class AdamW(_Optimiser):
     eps: float = 1e-8
     slots: tuple[str, ...] = ("first", "second")
 
-    def _move(self, xp: Any, x: Array, g: Array, m: Array, v: Array, step: int, rate: float, decay: float) -> None:
-        b1, b2 = self.betas
-        m += (1 - b1) * (g - m)
-        v += (1 - b2) * (g * g - v)
-        root = xp.sqrt(v / (1 - b2**step)) + self.eps
-        if decay:
-            x *= 1 - rate * decay
-        x -= rate / (1 - b1**step) * m / root
+    def _move(self, x: Array, g: Array, m: Array, v: Array, share: Array, step: int, rate: float, decay: float) -> None:
+        run = pick("adamw", x.dtype, x)
+        run(x, g, m, v, share, rate=rate, decay=decay, betas=self.betas, eps=self.eps, step=step)
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,9 @@ class SGD(_Optimiser):
     momentum: float = 0.9
     slots: tuple[str, ...] = ("first",)
 
-    def _move(self, xp: Any, x: Array, g: Array, m: Array, step: int, rate: float, decay: float) -> None:
+    def _move(self, x: Array, g: Array, m: Array, share: Array, step: int, rate: float, decay: float) -> None:
         m *= self.momentum
-        m += g
+        m += (g * share).astype(g.dtype, copy=False)
         x -= rate * (m + decay * x)
 
 

@@ -91,7 +91,8 @@ def test_activations_equal_their_formula_in_every_dtype(rng, kind):
 def test_gradients_of_activations_and_gates(rng, kind):
     x = random(rng, (3, 8), "float64")
     linscan.check_vjp(activation.activation_vjp, x, kind=kind)
-    linscan.check_vjp(activation.glu_vjp, x)
+    linscan.check_vjp(activation.glu_vjp, x, None)
+    linscan.check_vjp(activation.glu_vjp, x, random(rng, (3, 4), "float64"))
     assert_close(activation.glu(x), x[:, :4] / (1 + np.exp(-x[:, 4:])), 4 * eps("float64"))
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from linscan import discretize_diag, discretize_diag_vjp, nplr, scan_step
-from linscan._arrays import Array, check_choice, cotangent, namespace, sum_rows
+from linscan._arrays import Array, check_choice, cotangent, namespace
 from linscan.models.initial import complex_normal, lecun_normal, log_steps
 from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
 from linscan.ops.dense import dense, dense_vjp
+from linscan.ops.feedthrough import feedthrough_vjp
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,16 @@ class S5(Layer):
         """See `Layer`; the state is (…, P/2), complex."""
         if self.bidirectional and state is not None:
             raise ValueError("S5: a bidirectional layer has no state")
-        xp, C, D = namespace(u), params["C"], params["D"]
         Lambda, dt = self._continuous(params)
         (a, w), back1 = discretize_diag_vjp(Lambda, dt, self.method)
-        Bu, back2 = dense_vjp(u, params["B"].T)
-        (x, final), back3 = recurrence_vjp(a, w * Bu, state, reset, 1)
+        B_bar = w[:, None] * params["B"]
+        Bu, back2 = dense_vjp(u, B_bar.T)
+        (x, final), back3 = recurrence_vjp(a, Bu, state, reset, 1)
         if self.bidirectional:
-            (x_rev, _), back3_rev = recurrence_vjp(a, w * Bu, None, reset, 1, reverse=True)
-            x = xp.concatenate([x, x_rev], -1)
-        Cx, back4 = dense_vjp(x, 2 * C.T, real=True)
-        y = Cx + D * u
+            (x_rev, _), back3_rev = recurrence_vjp(a, Bu, None, reset, 1, reverse=True)
+            x = namespace(u).concatenate([x, x_rev], -1)
+        Cx, back4 = dense_vjp(x, 2 * params["C"].T, real=True)
+        y, back5 = feedthrough_vjp(Cx, u, params["D"])
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             dy = cotangent("S5", "dy", dy, y)
@@ -120,17 +121,18 @@ class S5(Layer):
             if self.bidirectional:
                 da_rev, db_rev, _ = back3_rev(dx[..., len(a) :], None)
                 da, db = da + da_rev, db + db_rev
-            du, dB, _ = back2(w.conj() * db)
-            dLambda, ddt = back1(da, sum_rows(Bu.conj() * db))
+            du, dB_bar, _ = back2(db)
+            du, dD = back5(dy, du)
+            dLambda, ddt = back1(da, (params["B"].conj() * dB_bar.T).sum(-1))
             grads = {
                 "Lambda_re": dLambda.real,
                 "Lambda_im": dLambda.imag,
                 "log_dt": ddt * dt,
-                "B": dB.T,
+                "B": w.conj()[:, None] * dB_bar.T,
                 "C": 2 * dC.T,
-                "D": sum_rows(dy * u),
+                "D": dD,
             }
-            return grads_like(grads, params), du + D * dy, dh0
+            return grads_like(grads, params), du, dh0
 
         return (y, final), pullback
 

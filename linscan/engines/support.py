@@ -22,7 +22,7 @@ REAL = "eEfd"
 
 # A row names an engine once the op's tests have passed on it as it stands; those of "cuda" on a card.
 SUPPORT: dict[str, dict[str, str]] = {
-    "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL, "numba_cuda": "fdFD"},
     "block_scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "lse_scan": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "max_scan": {"reference": REAL, "cpu": REAL, "cuda": REAL},
@@ -32,7 +32,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "fft_conv_nd": {"reference": ALL, "cpu": ALL},
-    "short_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "short_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL, "numba_cuda": "fdFD"},
     "lfilter": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "sosfilt": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "allpole": {"reference": ALL, "cpu": ALL, "cuda": ALL},

@@ -35,7 +35,9 @@ def _lend(function: Callable[..., Any], row: str, args: tuple[Any, ...], options
     """The call on views of the arguments' memory, its result as Numba device arrays; `row` is of the support table."""
     out: Any = options.get("out")
     lent = [_view(x) for x in args], {name: _view(x) for name, x in options.items()}
-    with use_engine("numba_cuda") if "numba_cuda" in support.SUPPORT[row] else nullcontext():
+    dtypes = {str(x.dtype) for x in (*args, *options.values()) if _arrays.is_numba(x) and x.dtype.kind in "fc"}
+    has = support.dtypes(row, "numba_cuda")
+    with use_engine("numba_cuda") if has and dtypes <= set(has) else nullcontext():
         result = function(*lent[0], **lent[1])
     if _arrays.is_numba(out) and isinstance(lent[1]["out"], np.ndarray):  # the simulator's view is a copy
         out.copy_to_device(lent[1]["out"])

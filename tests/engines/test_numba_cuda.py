@@ -179,6 +179,9 @@ def test_numba_arrays_are_answered_with_numba_arrays(rng, cuda):
     assert_close(h.copy_to_host(), oracles.scan(np.full_like(b, 0.5), b), stable("float32"))
     assert_close(state.copy_to_host(), b[:, -1:], 0)
     assert_close(da.copy_to_host(), a, 0)
+    half, _ = linscan.short_conv(cuda.to_device(b.astype(np.float16)), [1.0, 0.0], state=0, axis=-1)
+    assert type(half) is kind  # by another engine: this one does not have the dtype
+    assert_close(half.copy_to_host(), b.astype(np.float16), 0)
 
 
 @law

@@ -85,6 +85,8 @@ def result(run: dict[str, Any]) -> str:
     remarks = {name: value for name, value in run.get("remarks", {}).items() if name != "sample"}
     if remarks:
         return ", ".join(f"{name}: {value}" for name, value in remarks.items())
+    if "final" in run:
+        return f"{100 * run['final']['test_accuracy']:.1f} % (validation {100 * last['test_accuracy']:.1f} %)"
     text = f"{100 * last['test_accuracy']:.1f} %"
     reached = [row["step"] for row in run["log"] if wanted is not None and row["test_accuracy"] >= wanted]
     return text + (f" (≥ {100 * wanted:g} % from step {reached[0]:.0f})" if reached else "")

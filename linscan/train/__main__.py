@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
             _describe(folder, about)
         fitted = fit(model, task, run, folder=folder, resume=args.resume, device=args.device)
         about |= {"parameters": sum(x.size for x in leaves(fitted.params).values()), "stopped": fitted.stopped}
+        about |= {"final": fitted.final} if fitted.final else {}
         if hasattr(task, "remarks") and fitted.history:
             about["remarks"] = task.remarks(model, fitted.params, fitted.history[-1])
     except (BadFile, Diverged, RuntimeError) as error:
@@ -84,8 +85,9 @@ def _describe(folder: Path, about: dict[str, Any]) -> None:
 
 def _report(fitted: Fitted, about: dict[str, Any], seconds: float, folder: Path) -> str:
     lines = [f"{about['parameters']} parameters, {seconds:.1f} s, stopped by: {fitted.stopped}; files in {folder}"]
-    if fitted.history:
-        lines.append(", ".join(f"{name} {value:.6g}" for name, value in fitted.history[-1].items()))
+    for kind, figures in (("", fitted.history[-1] if fitted.history else {}), ("final: ", fitted.final)):
+        if figures:
+            lines.append(kind + ", ".join(f"{name} {value:.6g}" for name, value in figures.items()))
     return "\n".join(lines + [f"{name}: {value}" for name, value in about.get("remarks", {}).items()])
 
 

@@ -15,7 +15,7 @@ Batch = dict[str, Any]
 
 
 class Data(Protocol):
-    """What `fit` reads."""
+    """What `fit` reads. Data kept for the end are ``finals()``, like ``tests()``, where there are such."""
 
     def batch(self, n: int, seed: int) -> Batch:
         """Batch n of training."""
@@ -33,6 +33,10 @@ class InMemory:
         As a batch, with the examples along the first axes. Arrays may be memory maps: a batch reads what it needs.
     size : int
         Examples in a batch.
+    bucket : int, optional
+        Sequences of like ``lengths`` make a batch: lengths are rounded up to a multiple of `bucket`, and as far as they
+        fill batches, those that are then equal stand together, at random; so do the batches of an epoch. With little
+        padding there is less to compute, and there are few shapes.
 
     Examples
     --------
@@ -43,31 +47,46 @@ class InMemory:
     array([0, 1, 2, 3, 4])
     """
 
-    def __init__(self, train: Batch, test: Batch, size: int) -> None:
-        self.train, self.test, self.size = train, test, size
+    def __init__(self, train: Batch, test: Batch, size: int, bucket: int | None = None) -> None:
+        self.train, self.test, self.size, self.bucket = train, test, size, bucket
         self.count = len(next(iter(train.values())))
         self.per_epoch = -(-self.count // size)
+        self._last: tuple[tuple[int, int], list[np.ndarray]] = (-1, -1), []  # seed and epoch, and its batches' rows
 
     def __repr__(self) -> str:
         shapes = [{name: np.shape(x) for name, x in part.items()} for part in (self.train, self.test)]
-        return f"InMemory(train={shapes[0]}, test={shapes[1]}, size={self.size})"
+        bucket = "" if self.bucket is None else f", bucket={self.bucket}"
+        return f"InMemory(train={shapes[0]}, test={shapes[1]}, size={self.size}{bucket})"
 
     def batch(self, n: int, seed: int) -> Batch:
         """Batch n: of epoch ``n // per_epoch``."""
         epoch, place = divmod(n, self.per_epoch)
-        order = np.random.default_rng([seed, 1, epoch]).permutation(self.count)
-        return self._rows(self.train, order[place * self.size : (place + 1) * self.size])
+        last = self._last
+        if last[0] != (seed, epoch):
+            rng = np.random.default_rng([seed, 1, epoch])
+            batches = self._cut(self.train, rng.permutation(self.count))
+            if self.bucket is not None:
+                batches = [batches[i] for i in rng.permutation(self.per_epoch)]
+            last = self._last = (seed, epoch), batches
+        return self._rows(self.train, last[1][place])
 
     def tests(self) -> Iterator[Batch]:
-        """The test data in order."""
-        count = len(next(iter(self.test.values())))
-        for first in range(0, count, self.size):
-            yield self._rows(self.test, np.arange(first, min(count, first + self.size)))
+        """The test data in order; of their lengths, if there are buckets."""
+        order = np.arange(len(next(iter(self.test.values()))))
+        return (self._rows(self.test, rows) for rows in self._cut(self.test, order))
+
+    def _cut(self, arrays: Batch, order: np.ndarray) -> list[np.ndarray]:
+        if self.bucket is not None:
+            order = order[np.argsort(self._rounded(arrays["lengths"][order]), kind="stable")]
+        return [order[first : first + self.size] for first in range(0, len(order), self.size)]
+
+    def _rounded(self, lengths: np.ndarray) -> np.ndarray:
+        return lengths if self.bucket is None else -(-lengths // self.bucket) * self.bucket
 
     def _rows(self, arrays: Batch, rows: np.ndarray) -> Batch:
         batch = {name: np.asarray(x[rows]) for name, x in arrays.items()}
         if "lengths" in batch and batch["u"].ndim > 1:  # no longer than the longest of them
-            batch["u"] = batch["u"][:, : batch["lengths"].max()]
+            batch["u"] = batch["u"][:, : self._rounded(batch["lengths"]).max()]
         return batch
 
 

@@ -1,8 +1,8 @@
 """`fit`: the loop that trains a model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from linscan.train.log import Log
 from linscan.train.optimisers import global_norm
 from linscan.train.packed import Packed
 from linscan.train.settings import Settings
-from linscan.train.storage import flatten, nested, save
+from linscan.train.storage import flatten, load, nested, save
+
+_BEST = "best.safetensors"
 
 
 class Diverged(Exception):
@@ -27,11 +29,16 @@ class Diverged(Exception):
 
 @dataclass
 class Fitted:
-    """What `fit` returns: parameters on the host, one dict of figures per evaluation, and why it ended."""
+    """What `fit` returns: parameters on the host, one dict of figures per evaluation, and why it ended.
+
+    ``final`` has the figures of the parameters with the lowest test loss over data that were kept for the end, if there
+    are such data and this is the end.
+    """
 
     params: dict[str, Any]
     history: list[dict[str, float]]
     stopped: str
+    final: dict[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -94,7 +101,7 @@ def fit(
     if not run.now.stopped:
         run.now.stopped = "steps" if run.now.step >= settings.steps else ""
     run.save()
-    return Fitted(places.to_host(run.params), log.history, run.now.stopped or "interrupted")
+    return Fitted(places.to_host(run.params), log.history, run.now.stopped or "interrupted", run.final())
 
 
 class _Run:
@@ -129,14 +136,23 @@ class _Run:
         if now.step < last:
             return
         figures = {"step": now.step, "loss": now.loss / max(1, now.counted)}
-        figures |= evaluate(self.model, self.params, self._tests(), s.loss)
+        figures |= self._evaluated(self.params, self.data.tests())
         now.loss, now.counted = 0.0, 0
         self._judge(figures["test_loss"])
         self.save()
         log.row(figures | {"factor": s.schedule.factor(now.step, now.schedule)})
 
-    def _tests(self) -> Iterator[Any]:
-        return (places.batch(given, self.xp, self.settings.dtype) for given in self.data.tests())
+    def final(self) -> dict[str, float]:
+        """Figures of the best parameters over the data kept for the end, if it has come."""
+        if not self.now.stopped or not hasattr(self.data, "finals"):
+            return {}
+        path = None if self.folder is None else self.folder / _BEST
+        params = self.params if path is None or not path.exists() else places.move(load(path), self.xp)
+        return self._evaluated(params, self.data.finals())
+
+    def _evaluated(self, params: Any, batches: Iterable[Any]) -> dict[str, float]:
+        given = (places.batch(batch, self.xp, self.settings.dtype) for batch in batches)
+        return evaluate(self.model, params, given, self.settings.loss)
 
     def _step(self, batches: Any) -> float:
         now, s = self.now, self.settings
@@ -193,7 +209,7 @@ class _Run:
         if now.best is None or loss < now.best:
             now.best, now.waited = loss, 0
             if self.folder is not None:
-                save(self.folder / "best.safetensors", self.params)
+                save(self.folder / _BEST, self.params)
         else:
             now.waited += 1
         if s.patience is not None and now.waited >= s.patience:

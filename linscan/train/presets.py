@@ -85,6 +85,8 @@ class Preset:
     length: int  # of the longest sequence, tests included
     size: str = "small"
     every: int = 100
+    decay: float = 0.01
+    slow: float = 0.5  # the recurrences' share of the rate
 
 
 PRESETS = {
@@ -94,7 +96,7 @@ PRESETS = {
     "memory": Preset(tasks.Memory, "lru-slow", 1000, 1e-2, 1024, "tiny", 50),
     "copy": Preset(tasks.Copy, "lru", 2000, 3e-3, 40),
     "selective-copy": Preset(tasks.SelectiveCopy, "hawk", 4000, 3e-3, 40),
-    "listops": Preset(lambda: tasks.ListOps(folder="linscan-train"), "s5-both", 20_000, 3e-3, 2000, "large", 500),
+    "listops": Preset(tasks.ListOps, "s5-both", 76_800, 3e-3, 2000, "large", 960, 0.04, 1 / 3),
     "digits": Preset(tasks.Digits, "s4d", 1600, 4e-3, 784, "medium", 80),
     "recall": Preset(tasks.Recall, "deltanet", 600, 3e-3, 24),
     "speech": Preset(tasks.Speech, "s5", 960, 4e-3, 92, every=48),
@@ -111,9 +113,9 @@ def stack(task: Any, layer: str, size: str, length: int) -> Stack:
 
 
 def settings(preset: Preset, steps: int | None, seed: int, rate: float | None = None) -> Settings:
-    """How to train it: AdamW, the recurrences at half the rate, a warm-up of a tenth and then half a cosine."""
+    """How to train it: AdamW, the recurrences slower, a warm-up of a tenth and then half a cosine."""
     steps = preset.steps if steps is None else steps
     rate = preset.rate if rate is None else rate
-    optimiser = AdamW(rate, groups=(Group(RECURRENT, rate / 2),))
+    optimiser = AdamW(rate, preset.decay, groups=(Group(RECURRENT, preset.slow * rate),))
     schedule = Cosine(steps, warmup=steps // 10, least=0.01)
     return Settings(steps, optimiser=optimiser, schedule=schedule, clip=1.0, seed=seed, every=preset.every)

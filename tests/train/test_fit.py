@@ -18,8 +18,9 @@ from linscan.train import AdamW, BadFile, Cosine, Diverged, Plateau, Settings, f
 from linscan.train import __main__ as command
 from linscan.train.checkpoint import NAME
 from linscan.train.data import InMemory, ahead
+from linscan.train.evaluate import evaluate
 from linscan.train.storage import flatten
-from linscan.train.tasks import Copy, Parity
+from linscan.train.tasks import Copy, ListOps, Parity
 
 TASK = Copy(size=8, symbols=3, count=2, delay=2, evaluations=1)
 MODEL = Stack((Block(LRU(8, 8), norm="batch", dropout=0.1),), TASK.inputs, TASK.outputs, tokens=True)
@@ -220,6 +221,51 @@ def test_data_in_memory_is_shuffled_in_every_epoch_and_cut_to_its_lengths():
     assert all(b["u"].shape[1] == b["lengths"].max() for epoch in epochs for b in epoch)
     assert [len(b["u"]) for b in epochs[0]] == [4, 4, 2]
     np.testing.assert_array_equal(np.concatenate([b["u"] for b in data.tests()]), np.arange(3))
+
+
+def test_batches_of_like_lengths():
+    lengths = np.random.default_rng(0).integers(1, 60, 103)
+    u = np.repeat(np.arange(103)[:, None], 60, 1)
+    train, test = ({"u": u[part], "lengths": lengths[part]} for part in (slice(0, 93), slice(93, 103)))
+    data = InMemory(train, test, 4, bucket=8)
+    epochs = [[data.batch(24 * e + i, seed=2) for i in range(24)] for e in range(2)]
+    for epoch in epochs:
+        assert sorted(n for b in epoch for n in b["u"][:, 0]) == list(range(93))
+        for b in epoch:
+            assert b["u"].shape[1] == min(60, -(-b["lengths"].max() // 8) * 8)
+        mixed = [b for b in epoch if len(set(-(-b["lengths"] // 8))) > 1]
+        assert len(mixed) <= 7  # those between two buckets
+    firsts = [[b["u"].shape[1] for b in epoch] for epoch in epochs]
+    assert firsts[0] != sorted(firsts[0])
+    assert firsts[0] != firsts[1]
+    assert {tuple(sorted(b["u"][:, 0])) for b in epochs[0]} != {tuple(sorted(b["u"][:, 0])) for b in epochs[1]}
+    for n in (30, 5, 47):  # in any order, by anyone
+        again = InMemory(train, test, 4, bucket=8).batch(n, seed=2)
+        np.testing.assert_array_equal(again["u"], data.batch(n, seed=2)["u"])
+    rounded = [-(-b["lengths"].max() // 8) for b in data.tests()]
+    assert rounded == sorted(rounded)
+    assert sorted(n for b in data.tests() for n in b["u"][:, 0]) == list(range(93, 103))
+
+
+@signals
+def test_a_run_over_buckets_resumes_and_ends_with_the_final_test(tmp_path):
+    class Kept(Stopping):
+        def finals(self):
+            return self.task.finals()
+
+    task = ListOps(size=4, counts=(30, 8, 6), least=3, most=40, bucket=8)
+    model = Stack((Block(LRU(4, 4)),), task.inputs, task.outputs, tokens=True, pool=task.pool)
+    run = Settings(17, optimiser=AdamW(0.1), every=4)
+    whole = fit(model, task, run, folder=tmp_path / "whole", progress=False)
+    first = fit(model, Kept(task, 10), run, folder=tmp_path / "parts", progress=False)
+    assert (first.stopped, first.final) == ("interrupted", {})
+    second = fit(model, task, run, folder=tmp_path / "parts", resume=True, progress=False)
+    same(second.params, whole.params)
+    losses = [row["test_loss"] for row in whole.history]
+    assert losses[-1] > min(losses)  # so that the best are not the last
+    best = load(tmp_path / "whole" / "best.safetensors")
+    assert whole.final == second.final == evaluate(model, best, task.finals(), "cross_entropy")
+    assert whole.final != evaluate(model, whole.params, task.finals(), "cross_entropy")
 
 
 def test_the_thread_that_prepares_batches_ends_and_hands_over_errors():

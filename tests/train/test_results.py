@@ -30,3 +30,5 @@ def test_a_run_is_stored_with_its_log_and_told_in_the_table(tmp_path):
     assert results.result(stored) == "100.0 % (≥ 100 % from step 5)"
     text = dict(stored, task="text", remarks={"bits per character": 1.5, "sample": "to be"})
     assert results.result(text) == "bits per character: 1.5"
+    ended = dict(stored, task="listops", final={"test_accuracy": 0.625})
+    assert results.result(ended) == "62.5 % (validation 100.0 %)"

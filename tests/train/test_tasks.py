@@ -1,10 +1,12 @@
 """Every task gives what it says, and the same for the same seed."""
 
+import contextlib
 import math
 from collections import Counter
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError
+from operator import length_hint
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from linscan.train.tasks import (
     SelectiveCopy,
     Speech,
     Text,
+    expressions,
     listops,
     packages,
 )
@@ -116,8 +119,35 @@ def value_of(tokens):
     return value
 
 
-def test_listops_are_expressions_with_their_values(tmp_path):
-    task = ListOps(size=8, counts=(30, 10, 10), least=20, most=200, folder=str(tmp_path))
+def grown(uniform, depth=1):
+    """The tokens of an expression that random numbers spell, by the rules of the published generator."""
+    if depth == 10 or next(uniform) > 0.25:
+        return [f"{int(10 * next(uniform))}"]
+    arguments = 2 + int(9 * next(uniform))
+    parts = [name for _ in range(arguments) for name in grown(uniform, depth + 1)]
+    return [("[MIN", "[MAX", "[MED", "[SM")[int(4 * next(uniform))], *parts, "]"]
+
+
+def test_listops_are_spelt_as_by_recursion():
+    uniform = np.random.default_rng(0).random(300_000)
+    tokens, (ends, values) = np.empty(uniform.size, np.uint8), np.empty((2, uniform.size), int)
+    found, used = expressions.expressions(uniform, 1, 300, tokens, ends, values)
+    texts, taken, source = [], [], iter(uniform.tolist())
+    with contextlib.suppress(RuntimeError, StopIteration):
+        while True:
+            texts.append(grown(source))
+            taken.append(uniform.size - length_hint(source))
+    texts = [text for text in texts if 1 < len(text) < 300]
+    assert found > 50
+    assert used in taken
+    for lo, hi, value, text in zip([0, *ends], ends[:found], values[:found], texts, strict=False):
+        assert [listops.TOKENS[t] for t in tokens[lo:hi]] == text
+        assert value_of(tokens[lo:hi]) == value
+    assert len(texts) in (found, found + 1)  # the last may end with the last number
+
+
+def test_listops_are_expressions_with_their_values():
+    task = ListOps(size=8, counts=(30, 10, 10), least=20, most=200, bucket=None)
     first, second = task.parts
     assert [len(p["u"]) for p in (first.train, first.test, second.test)] == [30, 10, 10]
     texts = set()
@@ -129,11 +159,10 @@ def test_listops_are_expressions_with_their_values(tmp_path):
             assert value_of(u[: length - 1]) == label
             texts.add(bytes(u))
     assert len(texts) == 50
-    (stored,) = tmp_path.iterdir()
-    again = replace(task).batch(2, seed=5)  # read from the file
-    np.testing.assert_array_equal(again["u"], task.batch(2, seed=5)["u"])
-    stored.unlink()
-    np.testing.assert_array_equal(replace(task).batch(2, seed=5)["u"], again["u"])
+    np.testing.assert_array_equal(replace(task).batch(2, seed=5)["u"], task.batch(2, seed=5)["u"])
+    finals = list(task.finals())
+    assert [len(b["u"]) for b in finals] == [8, 2]
+    np.testing.assert_array_equal(np.concatenate([b["labels"] for b in finals]), second.test["labels"])
 
 
 def test_listops_are_distributed_as_published():

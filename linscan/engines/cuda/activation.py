@@ -1,0 +1,66 @@
+"""Elementwise functions and gates on the GPU: see activation.cu and gate.cu."""
+
+from typing import Any
+
+import cupy
+
+from linscan._arrays import Array, accum_dtype
+from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares
+from linscan.engines.cuda.row_sums import row_sums
+
+_KINDS = ("identity", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "softplus")  # as in functions.cuh
+_FLAT = 128  # columns that numbers without gaps are put in
+
+
+@on_its_device
+def activation(x: Array, kind: str) -> Array:
+    """See `linscan.engines.reference.activation.activation`."""
+    (rows,) = _matrices(x)
+    y = cupy.empty(rows.shape, x.dtype)
+    run("activation.cu", "forward", rows, shares(*rows.shape, rows, y), (*operand(rows), y), _kind(kind))
+    return y.reshape(x.shape)
+
+
+@on_its_device
+def activation_pullback(dy: Array, x: Array, kind: str, around: Array | None) -> Array:
+    """See `linscan.engines.reference.activation.activation_pullback`."""
+    dy, rows, around = _matrices(dy, x, around)
+    dx = cupy.empty(rows.shape, x.dtype)
+    arguments = (*operand(dy), *operand(rows), *operand(around), dx)
+    run("activation.cu", "backward", rows, shares(*rows.shape, dy, rows, around, dx), arguments, _kind(kind))
+    return dx.reshape(x.shape)
+
+
+@on_its_device
+def gate(value: Array, z: Array, b: Array | None, around: Array | None) -> Array:
+    """See `linscan.engines.reference.activation.gate`."""
+    value, z, around = map(rows_of, (value, z, around))
+    y = cupy.empty(value.shape, value.dtype)
+    arguments = (*operand(value), *operand(z), b, *operand(around), y)
+    run("gate.cu", "forward", value, shares(*value.shape, value, z, around, y), arguments)
+    return y
+
+
+@on_its_device
+def gate_pullback(dy: Array, value: Array, z: Array, b: Array | None, dvalue: Array, dz: Array) -> Array | None:
+    """See `linscan.engines.reference.activation.gate_pullback`."""
+    dy, value, z = map(rows_of, (dy, value, z))
+    cut = shares(*value.shape, dy, value, z, dvalue, dz, summed=b is not None)
+    sums = None if b is None else cupy.empty((cut.chunks, len(b)), accum_dtype(value.dtype))
+    arguments = (*operand(dy), *operand(value), *operand(z), b, *operand(dvalue), *operand(dz), sums)
+    run("gate.cu", "backward", value, cut, arguments)
+    return None if sums is None else row_sums(sums)
+
+
+def _matrices(*arrays: Array | None) -> list[Any]:
+    """Arrays of one shape as matrices of one shape: of full rows if none has gaps, else of those they have."""
+    present = [x for x in arrays if x is not None]
+    shape = (-1, _FLAT)
+    if present[0].size % _FLAT or not all(x.flags.c_contiguous for x in present):
+        last = present[0].shape[-1] if present[0].ndim else 1
+        shape = (present[0].size // max(1, last), last)
+    return [None if x is None else rows_of(x.reshape(shape)) for x in arrays]
+
+
+def _kind(kind: str) -> tuple[str, int]:
+    return "KIND", _KINDS.index(kind)

@@ -1,0 +1,75 @@
+"""How passes over matrices are launched: who owns which rows and columns follows from the matrix's shape alone."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import cupy
+
+from linscan._arrays import Array
+from linscan.engines.cuda._load import kernel
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_THREADS, _DEEP = 256, 16  # threads of a block, and rows of each
+_CHUNKS = 1024  # of rows whose sums are kept apart, about
+
+
+class Shares(NamedTuple):
+    """How a matrix of n rows is cut: ``blocks`` of ``rows`` rows, in ``chunks``; macros for columns.cuh."""
+
+    macros: tuple[tuple[str, int], ...]
+    rows: int
+    chunks: int
+    blocks: int
+
+
+def shares(n: int, columns: int, *matrices: Array | None, summed: bool = False) -> Shares:
+    """Blocks for `n` rows; where sums over rows are wanted, so few that those of chunks are soon summed too."""
+    present = [x for x in matrices if x is not None]
+    pack = 4 if present[0].itemsize < 8 else 2
+    for x in present:
+        if columns % pack or (x.data.ptr | x.strides[0]) % (pack * x.itemsize):
+            pack = 1
+    width = 32
+    while width > 1 and width // 2 * pack >= columns:
+        width //= 2
+    rows = _THREADS // width * _DEEP
+    if summed:
+        rows *= -(-n // (rows * _CHUNKS)) or 1
+    chunks = -(-n // rows)
+    return Shares((("PACK", pack), ("WIDTH", width)), rows, chunks, chunks * -(-columns // (width * pack)))
+
+
+def run(source: str, name: str, like: Array, cut: Shares, arguments: tuple[Any, ...], *macros: tuple[str, int]) -> None:
+    """Launch a kernel that walks rows of the shape of `like`, which need not be where `like` lies; see columns.cuh."""
+    if cut.blocks:
+        code = kernel(source, name, like.dtype.name, *cut.macros, *macros)
+        code((cut.blocks,), (_THREADS,), (*arguments, *like.shape, cut.rows))
+
+
+def rows_of(x: Array | None) -> Array | None:
+    """`x`, (n, D), copied unless columns are neighbours in memory and rows whole elements apart."""
+    if x is None or (x.strides[1] == x.itemsize and x.strides[0] % x.itemsize == 0):
+        return x
+    return cupy.ascontiguousarray(x)
+
+
+def operand(x: Array | None) -> tuple[Array | None, int]:
+    """A matrix as kernels take it: its address and the elements between rows."""
+    return (None, 0) if x is None else (x, x.strides[0] // x.itemsize)
+
+
+def on_its_device(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, run on the device of its first argument."""
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        first: Any = args[0]
+        if first.data.device_id == cupy.cuda.runtime.getDevice():
+            return function(*args, **options)
+        with cupy.cuda.Device(first.data.device_id):
+            return function(*args, **options)
+
+    return call

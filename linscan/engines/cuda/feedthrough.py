@@ -1,0 +1,26 @@
+"""What passes by a state space, on the GPU: see feedthrough.cu."""
+
+import cupy
+
+from linscan._arrays import Array, accum_dtype
+from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares
+from linscan.engines.cuda.row_sums import row_sums
+
+
+@on_its_device
+def feedthrough(y: Array, u: Array, D: Array) -> Array:
+    """See `linscan.engines.reference.feedthrough.feedthrough`."""
+    y, u = map(rows_of, (y, u))
+    out = cupy.empty(y.shape, y.dtype)
+    run("feedthrough.cu", "forward", y, shares(*y.shape, y, u, out), (*operand(y), *operand(u), D, out))
+    return out
+
+
+@on_its_device
+def feedthrough_pullback(dy: Array, u: Array, D: Array, around: Array | None) -> tuple[Array, Array]:
+    """See `linscan.engines.reference.feedthrough.feedthrough_pullback`."""
+    dy, u, around = map(rows_of, (dy, u, around))
+    du, cut = cupy.empty(u.shape, u.dtype), shares(*u.shape, dy, u, around, summed=True)
+    sums = cupy.empty((cut.chunks, u.shape[1]), accum_dtype(u.dtype))
+    run("feedthrough.cu", "backward", u, cut, (*operand(dy), *operand(u), *operand(around), D, du, sums))
+    return du, row_sums(sums)

@@ -1,0 +1,160 @@
+"""The device code of norms, activations, gates and AdamW, compiled for the host and held to the array code."""
+
+import importlib
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linscan._arrays import accum_dtype
+from linscan.engines.cuda import _load
+from linscan.engines.reference import activation, adamw, feedthrough, norm
+from tests import oracles
+from tests.conftest import dtype_of, random
+from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.tolerances import assert_close, eps, summed
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+KERNELS = {
+    "norm.cu": ("moments", "gather", "normal", "slopes", "slopes_of_rows", "flow"),
+    "norm_rows.cu": ("normal", "flow"),
+    "adamw.cu": ("adamw",),
+    "row_sums.cu": ("run",),
+}
+# dtype, rows and columns: several blocks of either; numbers one by one; one thread to a row
+CASES = [("float32", 600, 132), ("bfloat16", 70, 5), ("float64", 300, 2)]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The launchers, their kernels compiled into a folder of this run."""
+    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
+
+    def kernel(source, name, dtype, *macros):
+        def run(grid, threads, arguments):
+            key = source, dtype, macros
+            if key not in loaded:
+                code = _load.text(source, dtype, *macros)
+                loaded[key] = library(folder / f"{len(loaded)}.cpp", code, KERNELS.get(source, ("forward", "backward")))
+            launch(getattr(loaded[key], f"on_cpu_{name}"), grid, threads, arguments)
+
+        return run
+
+    cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
+    cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
+    cupy.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDevice=lambda: 0))
+    capture.capturable = lambda run: run
+    prefix = "linscan.engines.cuda."
+    names = ("columns", "row_sums", "norm", "activation", "feedthrough", "adamw")
+    modules = types.SimpleNamespace()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, f"{prefix}capture", capture)
+        for name in names:
+            patch.delitem(sys.modules, prefix + name, raising=False)
+        patch.setattr(_load, "kernel", kernel)
+        for name in names:
+            spec = importlib.util.spec_from_file_location(prefix + name, Path(_load.__file__).with_name(f"{name}.py"))
+            module = importlib.util.module_from_spec(spec)
+            patch.setitem(sys.modules, spec.name, module)
+            spec.loader.exec_module(module)
+            setattr(modules, name, module)
+    return modules
+
+
+def matrices(rng, dtype, n, columns, count):
+    """Matrices, of which the second lies in a wider one and the last backwards."""
+    wide = random(rng, (count, n, 2 * columns), dtype).view(Array)
+    given = [x[:, :columns].copy() for x in wide]
+    given[1], given[-1] = wide[1][:, columns:], wide[-1][::-1, :columns]
+    return given
+
+
+def vectors(rng, dtype, columns, count):
+    return [random(rng, (columns,), accum_dtype(dtype_of(dtype))).view(Array) for _ in range(count)]
+
+
+def alike(got, want, dtype, terms):
+    """All results are those of the array code in double precision."""
+    for x, y in zip(got, want, strict=True):
+        assert (x is None) == (y is None)
+        if x is not None:
+            assert_close(x, y, summed(dtype, terms))
+
+
+def wide(arrays):
+    return [x if x is None or isinstance(x, (float, str)) else oracles.wide(x) for x in arrays]
+
+
+@pytest.mark.parametrize(("dtype", "n", "columns"), CASES)
+def test_norms(rng, engine, dtype, n, columns):
+    x, dy, around = matrices(rng, dtype, n, columns, 3)
+    x += np.asarray(100, x.dtype)  # deviations are small beside the mean
+    scale, shift = vectors(rng, dtype, columns, 2)
+    for s, b, extra in ((scale, shift, around), (None, None, None)):
+        for centred in (True, False) if dtype == "float32" else (s is None,):
+            got = engine.norm.row_norm(x, s, b, 1e-5, centred=centred)
+            want = norm.row_norm(*wide((x, s, b)), 1e-5, centred=centred)
+            alike(got[:1], want[:1], dtype, columns * 100**2)
+            back = engine.norm.row_norm_pullback(dy, x, s, *got[1:], extra)
+            alike(back, norm.row_norm_pullback(*wide((dy, x, s)), *want[1:], *wide((extra,))), dtype, n * 100**2)
+        y, mean, var = engine.norm.batch_norm(x, s, b, None, None, 1e-5)
+        want = norm.batch_norm(*wide((x, s, b)), None, None, 1e-5)
+        alike((y, mean, var), want, dtype, 100**2)
+        alike(engine.norm.batch_norm(x, s, b, mean, var, 1e-5)[:1], want[:1], dtype, 100**2)
+        for own in (True, False):
+            back = engine.norm.batch_norm_pullback(dy, x, s, mean, var, 1e-5, extra, own=own)
+            given = wide((dy, x, s, *want[1:], 1e-5, extra))
+            alike(back, norm.batch_norm_pullback(*given, own=own), dtype, n * 100**2)
+
+
+@pytest.mark.parametrize(("dtype", "n", "columns"), CASES)
+def test_gates_and_direct_terms(rng, engine, dtype, n, columns):
+    value, z, dy, around = matrices(rng, dtype, n, columns, 4)
+    b = vectors(rng, dtype, columns, 1)[0]
+    for bias, extra in ((b, around), (None, None)):
+        given = (value, z, bias, extra)
+        alike([engine.activation.gate(*given)], [activation.gate(*wide(given))], dtype, 4)
+        both, want = empty((n, 2 * columns), value.dtype), np.empty((n, 2 * columns))
+        db = engine.activation.gate_pullback(dy, *given[:3], both[:, :columns], both[:, columns:])
+        want_db = activation.gate_pullback(*wide((dy, *given[:3])), want[:, :columns], want[:, columns:])
+        alike([both, db], [want, want_db], dtype, n)
+        got = engine.feedthrough.feedthrough_pullback(dy, z, b, extra)
+        alike(got, feedthrough.feedthrough_pullback(*wide((dy, z, b, extra))), dtype, n)
+    alike([engine.feedthrough.feedthrough(value, z, b)], [feedthrough.feedthrough(*wide((value, z, b)))], dtype, 4)
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "silu", "softplus"])
+def test_activations(rng, engine, kind):
+    x = np.concatenate(
+        [random(rng, (242,), "float32"), np.float32([-1e3, -40, -9, -3, -0.0, 0, 1e-8, 3, 9, 40, 1e3, 2, 1, 5])]
+    )
+    dy, around = (random(rng, x.shape, "float32") for _ in range(2))
+    for shape in ((2, 128), (256,)):
+        given = [v.reshape(shape).view(Array) for v in (dy, x, around)]
+        y, dx = (
+            engine.activation.activation(given[1], kind),
+            engine.activation.activation_pullback(*given[:2], kind, given[2]),
+        )
+        np.testing.assert_allclose(
+            y.ravel(), activation.activation(oracles.wide(x), kind), 8 * eps("float32"), 8 * eps("float32")
+        )
+        want = activation.activation_pullback(oracles.wide(dy), oracles.wide(x), kind, oracles.wide(around))
+        np.testing.assert_allclose(dx.ravel(), want, 0, 8 * eps("float32"))
+
+
+def test_a_step_of_adamw(rng, engine):
+    arrays = [random(rng, (300,), "float32").view(Array) for _ in range(3)] + [rng.random(300, np.float32).view(Array)]
+    share, options = (
+        np.full((), 0.5, np.float32).view(Array),
+        {"rate": 0.1, "decay": 0.01, "betas": (0.9, 0.99), "eps": 1e-8},
+    )
+    want = [oracles.wide(x) for x in arrays]
+    for step in (1, 2):
+        adamw.adamw(*want, 0.5, **options, step=step)
+        engine.adamw.adamw(*arrays, share, **options, step=step)
+    alike(arrays, want, "float32", 2)

@@ -44,6 +44,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "local_attention": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "rnn_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
     "newton_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
+    "discretize_diag": {"reference": ALL},
     "row_norm": {"reference": REAL},
     "batch_norm": {"reference": REAL},
     "activation": {"reference": REAL},

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from linscan import _arrays
-from linscan._arrays import Array, namespace
-from linscan.ops import phi
+from linscan._arrays import Array
+from linscan.engines import pick
 from linscan.ops.discretize_methods import Outputs, check_options, step_length
 
 
@@ -82,57 +82,24 @@ def discretize_diag(
 def _discretize_diag(
     who: str, a: Any, dt: Any, method: str, alpha: float | None, prewarp: float | None
 ) -> tuple[Outputs, Callable[[Outputs], Outputs]]:
-    """The outputs, and a pullback to a and dt that expects and returns double precision."""
+    """The outputs, and a pullback to a and dt that returns double precision."""
     alpha = check_options(who, method, alpha, prewarp)
     xp, a, dt = _arrays.take(who, a=a, dt=dt)
     dtype = _arrays.result_dtype(who, a=a, dt=dt)
-    work = np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
-    a, dt = xp.asarray(a), xp.asarray(dt)
+    a, dt = xp.asarray(a, dtype), xp.asarray(dt)
     _arrays.broadcast_shapes(who, a=a.shape, dt=dt.shape)
     h, slope = step_length(who, dt, prewarp)
-    a = a.astype(work)
-    z = xp.asarray(h * a)
-    if alpha and _arrays.host_any(abs(1 - alpha * z) < 4 * np.finfo(np.float64).eps):
+    if alpha and _arrays.host_any(a, lambda a: abs(1 - alpha * h * a) < 4 * np.finfo(np.float64).eps):
         raise ValueError(
             f"{who}: 1 - {alpha:g} dt a is zero: a has an eigenvalue at {1 / alpha:g} / dt; "
             "use another dt, or an exponential method such as 'zoh'"
         )
-    a_bar, *weights = _values(method, alpha, z)
 
     def pullback(grads: Outputs) -> Outputs:
-        # ā = f(z) and w = h g(z) with z = h a, h = h(dt), f and g analytic:
-        #   dz = conj(f'(z)) dā + conj(g'(z)) h dw;   da = h dz;   dh = Re(conj(a) dz + conj(g(z)) dw).
-        f_slope, *slopes = _slopes(method, alpha, z, a_bar)
-        grad_a, *grad_w = (grad.astype(work) for grad in grads)
-        grad_z = f_slope.conj() * grad_a + sum(s.conj() * h * g for s, g in zip(slopes, grad_w, strict=True))
-        grad_h = a.conj() * grad_z + sum(w.conj() * g for w, g in zip(weights, grad_w, strict=True))
-        return h * grad_z, slope * grad_h.real
+        grad_a, grad_h = pick("discretize_diag_pullback", dtype, a)(a, h, method, alpha, grads)
+        return grad_a, grad_h if prewarp is None else slope * grad_h
 
-    return tuple(xp.asarray(out, dtype) for out in (a_bar, *(h * w for w in weights))), pullback
-
-
-def _values(method: str, alpha: float | None, z: Array) -> Outputs:
-    """``f(z)`` and ``g(z)`` of a method, where ``ā = f(dt a)`` and ``w = dt g(dt a)``; for foh also that of w_prev."""
-    if alpha is not None:
-        return (1 + (1 - alpha) * z) / (1 - alpha * z), 1 / (1 - alpha * z)
-    a_bar = namespace(z).exp(z)
-    if method == "zoh":
-        return a_bar, phi.phi1(z)
-    if method == "foh":
-        return a_bar, phi.phi2(z), phi.phi1_slope(z)  # phi1 - phi2 is the derivative of phi1
-    return a_bar, a_bar if method == "impulse" else namespace(z).ones_like(z)
-
-
-def _slopes(method: str, alpha: float | None, z: Array, a_bar: Array) -> Outputs:
-    """The derivatives of `_values` by z."""
-    if alpha is not None:
-        square = 1 / (1 - alpha * z) ** 2
-        return square, alpha * square
-    if method == "zoh":
-        return a_bar, phi.phi1_slope(z)
-    if method == "foh":
-        return a_bar, phi.phi2_slope(z), phi.phi1_curve(z)
-    return a_bar, a_bar if method == "impulse" else namespace(z).zeros_like(z)
+    return pick("discretize_diag", dtype, a)(a, h, method, alpha), pullback
 
 
 def discretize_diag_vjp(

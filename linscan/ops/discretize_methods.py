@@ -39,13 +39,12 @@ def step_length(who: str, dt: Array, prewarp: float | None) -> tuple[Array, Arra
     """The step that the method really takes (float64), and its derivative by `dt`."""
     if dt.dtype.kind == "c":
         raise TypeError(f"{who}: dt must be real; got {dt.dtype}")
-    bad = ~((dt > 0) & (dt < np.inf))
-    if _arrays.host_any(bad):
-        raise ValueError(f"{who}: dt must be positive and finite; got {dt[bad][0]}")
-    dt = dt.astype(np.float64)
+    if _arrays.host_any(dt, lambda dt: ~((dt > 0) & (dt < np.inf))):
+        raise ValueError(f"{who}: dt must be positive and finite; got {dt[~((dt > 0) & (dt < np.inf))][0]}")
+    dt = dt.astype(np.float64, copy=False)
     if prewarp is None:
         return dt, 1.0
-    if _arrays.host_any(prewarp * dt >= np.pi):
+    if _arrays.host_any(dt, lambda dt: prewarp * dt >= np.pi):
         raise ValueError(f"{who}: prewarp must be below the Nyquist frequency pi / dt; got {prewarp!r}")
     # The bilinear map sends s = i tan(w dt / 2) 2 / dt to z = e^(i w dt); with this step it sends i w there.
     xp = namespace(dt)

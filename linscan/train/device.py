@@ -3,6 +3,7 @@
 import importlib
 import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,3 +43,19 @@ def batch(given: dict[str, Any], xp: Any, dtype: Any) -> dict[str, Any]:
 def to_host(tree: Any) -> Any:
     """The tree with NumPy arrays."""
     return _trees.rebuild(tree, [_arrays.to_host(x) for x in _trees.leaves(tree).values()])
+
+
+def later(x: Any) -> Callable[[], np.ndarray]:
+    """`x` on its way to the host; the call waits for its arrival, and for nothing that was launched after this."""
+    if not _arrays.is_cupy(x):
+        return lambda: x
+    cupy, host = importlib.import_module("cupy"), importlib.import_module("cupyx").empty_pinned(x.shape, x.dtype)
+    x.get(out=host, blocking=False)
+    arrived = cupy.cuda.Event(disable_timing=True)
+    arrived.record()
+
+    def read() -> np.ndarray:
+        arrived.synchronize()
+        return host
+
+    return read

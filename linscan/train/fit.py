@@ -104,6 +104,16 @@ def fit(
     return Fitted(places.to_host(run.params), log.history, run.now.stopped or "interrupted", run.final())
 
 
+@dataclass
+class _Step:
+    """A step that was taken, or is to be: loss and norm once they arrive, and all it moved as it was before."""
+
+    number: int
+    figures: Callable[[], Any]
+    grads: dict[str, Any]
+    before: list[tuple[Any, Any]] | None
+
+
 class _Run:
     """A run in memory: parameters, moments, progress."""
 
@@ -112,6 +122,8 @@ class _Run:
         self.folder = None if folder is None else Path(folder)
         self.who = f"{model!r} on {data!r} with {settings!r}"
         self.now = Progress(scale=settings.scale or 1.0)
+        self.loss = 0.0  # of the last step that was judged
+        self.taken: list[_Step] = []  # that are not yet
         params, moments = model.init(np.random.default_rng([settings.seed, 0]), settings.dtype), None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +144,9 @@ class _Run:
         batches = ahead(lambda n: self.data.batch(n, s.seed), now.step * s.accumulate, last * s.accumulate)
         with closing(batches):
             while now.step < last and not interrupted():
-                log.tick(self._step(batches))
+                self._step(batches)
+                log.tick(self.loss)
+        self._judge_steps(0)
         if now.step < last:
             return
         figures = {"step": now.step, "loss": now.loss / max(1, now.counted)}
@@ -154,9 +168,10 @@ class _Run:
         given = (places.batch(batch, self.xp, self.settings.dtype) for batch in batches)
         return evaluate(self.model, params, given, self.settings.loss)
 
-    def _step(self, batches: Any) -> float:
+    def _step(self, batches: Any) -> None:
         now, s = self.now, self.settings
-        total, grads, trainings = 0.0, None, []
+        total: Any = 0.0
+        grads, trainings = None, []
         for n in range(now.step * s.accumulate, (now.step + 1) * s.accumulate):
             batch = places.batch(next(batches), self.xp, s.dtype)
             training = Training(np.random.default_rng([s.seed, 2, n]))
@@ -166,39 +181,62 @@ class _Run:
             dparams = back(back_loss(loss.dtype.type(now.scale / s.accumulate)))[0]
             rows = self.packed.gather(flatten(dparams))
             grads = rows if grads is None else {name: g + grads[name] for name, g in rows.items()}
-            total += float(loss) / s.accumulate
+            total = total + loss / s.accumulate
             trainings.append(training)
         self._update(total, grads or {}, trainings)
-        return total
 
-    def _update(self, loss: float, grads: dict[str, Any], trainings: list[Training]) -> None:
-        now, s = self.now, self.settings
-        norm = float(global_norm(grads)) / now.scale
-        if not np.isfinite(norm) and np.isfinite(loss) and s.scale is not None and now.scale > 1:
-            now.step, now.scale, now.clean = now.step + 1, now.scale / 2, 0  # too large for 16 bits: this step is lost
+    def _update(self, loss: Any, grads: dict[str, Any], trainings: list[Training]) -> None:
+        """Move the parameters; on a GPU before it is known here whether loss and gradients are finite."""
+        now, s, xp = self.now, self.settings, self.xp
+        norm = global_norm(grads) / now.scale
+        share = norm.dtype.type(1 / now.scale)
+        if s.clip:
+            share = share * xp.minimum(1, s.clip / xp.maximum(norm, norm.dtype.type(1e-30)))
+        figures = places.later(xp.stack([xp.asarray(x, np.float64) for x in (loss, norm)]))
+        blind = xp is not np and s.scale is None
+        self.taken.append(_Step(now.step + 1, figures, grads, self._copies() if blind else None))
+        if not blind and not self._judge_steps(0):
             return
-        if not np.isfinite(norm) or not np.isfinite(loss):
-            self._diverged(loss, grads)
-        down = min(1.0, s.clip / norm) if s.clip and norm else 1.0
-        if down / now.scale != 1:
-            grads = {name: g * g.dtype.type(down / now.scale) for name, g in grads.items()}
         now.step += 1
-        s.optimiser.update(self.packed.rows, grads, self.moments, now.step, s.schedule.factor(now.step, now.schedule))
+        factor = s.schedule.factor(now.step, now.schedule)
+        s.optimiser.update(self.packed.rows, grads, self.moments, now.step, factor, share)
         for training in trainings:
             training.update()
-        now.loss, now.counted, now.clean = now.loss + loss, now.counted + 1, now.clean + 1
-        if s.scale is not None and now.clean % 2000 == 0:
-            now.scale *= 2
+        self._judge_steps(1)  # the one before is known by now, or soon: nothing waits for this one
 
-    def _diverged(self, loss: float, grads: dict[str, Any]) -> None:
-        spoilt = [f"the gradient of {n}" for n, g in self.packed.split(grads).items() if not self._finite(g)]
+    def _judge_steps(self, left: int) -> bool:
+        """Look at the steps whose figures are on their way, but for the last `left`; False if one was lost."""
+        now, s = self.now, self.settings
+        while len(self.taken) > left:
+            step = self.taken.pop(0)
+            self.loss, norm = map(float, step.figures())
+            if not np.isfinite(norm) and np.isfinite(self.loss) and s.scale is not None and now.scale > 1:
+                now.step, now.scale, now.clean = now.step + 1, now.scale / 2, 0  # too large for 16 bits
+                return False
+            if not np.isfinite(norm) or not np.isfinite(self.loss):
+                self._diverged(step)
+            now.loss, now.counted, now.clean = now.loss + self.loss, now.counted + 1, now.clean + 1
+            if s.scale is not None and now.clean % 2000 == 0:
+                now.scale *= 2
+        return True
+
+    def _copies(self) -> list[tuple[Any, Any]]:
+        """Parameters and moments, each beside a copy."""
+        rows = [self.packed.rows, *self.moments.values()]
+        return [(x, x.copy()) for slot in rows for x in slot.values()]
+
+    def _diverged(self, step: "_Step") -> None:
+        self.now.step = step.number - 1
+        for x, before in step.before or ():
+            x[...] = before
+        spoilt = [f"the gradient of {n}" for n, g in self.packed.split(step.grads).items() if not self._finite(g)]
         bad = next((n for n, x in self.packed.arrays.items() if not self._finite(x)), [*spoilt, "the loss"][0])
         where = ""
         if self.folder is not None:
             path = self.folder / "diverged.safetensors"
             write_checkpoint(path, self.who, self.params, self._moments(), self.now)
             where = f"; the state before it is in {path}"
-        raise Diverged(f"fit: step {self.now.step + 1}: the loss is {loss:g}, and {bad} is not finite{where}")
+        raise Diverged(f"fit: step {step.number}: the loss is {self.loss:g}, and {bad} is not finite{where}")
 
     def _finite(self, x: Any) -> bool:
         return bool(self.xp.isfinite(x).all())

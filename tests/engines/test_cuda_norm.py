@@ -132,6 +132,20 @@ def test_adamw(rng, dtype):
         assert_close(x.get(), y, summed(dtype, 4))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64", "complex128"])
+@pytest.mark.parametrize("method", ["zoh", "foh", "euler"])
+def test_discretisation_of_diagonal_systems(rng, dtype, method):
+    a, dt = random(rng, (3, 40), dtype), np.exp(rng.uniform(-6, 1, 40)).astype("float32")
+    a[0, :3] = 0, 1e-3, -50
+    with linscan.use_engine("reference"):
+        want, want_back = linscan.discretize_diag_vjp(a, dt, method)
+    got, back = linscan.discretize_diag_vjp(*on_card((a, dt)), method)
+    grads = [random(rng, (3, 40), dtype) for _ in want]
+    for x, y in zip([*got, *back(*on_card(grads))], [*want, *want_back(*grads)], strict=True):
+        assert x.dtype == y.dtype
+        assert_close(x.get(), y, eps(y.dtype))
+
+
 @pytest.mark.parametrize("block", [
     Block(S5(12, 8, blocks=2, bidirectional=True), "batch", activation="gelu_tanh", gate="half_glu2"),
     Block(S5(12, 8, blocks=2), "layer", prenorm=False, gate="half_glu1"),

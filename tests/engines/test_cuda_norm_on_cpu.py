@@ -1,4 +1,4 @@
-"""The device code of norms, activations, gates and AdamW, compiled for the host and held to the array code."""
+"""The device code around a model's scans (norms, gates, AdamW, …), compiled for the host and held to the array code."""
 
 import importlib
 import shutil
@@ -11,7 +11,7 @@ import pytest
 
 from linscan._arrays import accum_dtype
 from linscan.engines.cuda import _load
-from linscan.engines.reference import activation, adamw, feedthrough, norm
+from linscan.engines.reference import activation, adamw, discretize_diag, feedthrough, norm
 from tests import oracles
 from tests.conftest import dtype_of, random
 from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
@@ -49,7 +49,7 @@ def engine(tmp_path_factory):
     cupy.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDevice=lambda: 0))
     capture.capturable = lambda run: run
     prefix = "linscan.engines.cuda."
-    names = ("columns", "row_sums", "norm", "activation", "feedthrough", "adamw")
+    names = ("columns", "row_sums", "norm", "activation", "feedthrough", "adamw", "discretize_diag")
     modules = types.SimpleNamespace()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
@@ -158,3 +158,16 @@ def test_a_step_of_adamw(rng, engine):
         adamw.adamw(*want, 0.5, **options, step=step)
         engine.adamw.adamw(*arrays, share, **options, step=step)
     alike(arrays, want, "float32", 2)
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "float32"])
+def test_zero_order_hold(rng, engine, dtype):
+    a, h = random(rng, (60,), dtype).view(Array), np.exp(rng.uniform(-6, 1, 60)).view(Array)
+    a[:3] = 0, 1e-9, -50
+    got = engine.discretize_diag.discretize_diag(a, h, "zoh", None)
+    alike(got, discretize_diag.discretize_diag(oracles.wide(a), h, "zoh", None), dtype, 1)
+    grads = tuple(random(rng, (60,), dtype).view(Array) for _ in range(2))
+    back = engine.discretize_diag.discretize_diag_pullback(a, h, "zoh", None, grads)
+    want = discretize_diag.discretize_diag_pullback(oracles.wide(a), h, "zoh", None, tuple(map(oracles.wide, grads)))
+    for x, y in zip(back, want, strict=True):
+        np.testing.assert_allclose(x, y, 1e-12, 1e-12)

@@ -165,6 +165,39 @@ def test_listops_are_expressions_with_their_values():
     np.testing.assert_array_equal(np.concatenate([b["labels"] for b in finals]), second.test["labels"])
 
 
+def parsed(names):
+    """An expression as its operator and its arguments."""
+    name = next(names)
+    if not name.startswith("["):
+        return name
+    parts = []
+    while (part := parsed(names)) != "]":
+        parts.append(part)
+    return [name, *parts]
+
+
+def unordered(node):
+    return node if isinstance(node, str) else [node[0], *sorted(map(unordered, node[1:]), key=str)]
+
+
+def test_listops_with_their_arguments_in_a_new_order():
+    plain = ListOps(size=20, counts=(40, 2, 2), least=100, most=400)
+    task, seen = replace(plain, reorder=True), []
+    for n in (0, 1, 5):
+        batch, given = task.batch(n, seed=1), plain.batch(n, seed=1)
+        np.testing.assert_array_equal(batch["labels"], given["labels"])
+        for u, before, length in zip(batch["u"], given["u"], batch["lengths"], strict=True):
+            assert (u != before).any()
+            trees = [parsed(listops.TOKENS[t] for t in row[: length - 1]) for row in (u, before)]
+            assert unordered(trees[0]) == unordered(trees[1])
+            np.testing.assert_array_equal(u[length - 1 :], before[length - 1 :])
+            seen.append(trees[0])
+        np.testing.assert_array_equal(replace(task).batch(n, seed=1)["u"], batch["u"])
+    np.testing.assert_array_equal(next(task.tests())["u"], next(plain.tests())["u"])
+    firsts = [next((i for i, part in enumerate(tree[1:]) if isinstance(part, list)), -1) for tree in seen]
+    assert len(set(firsts)) > 3  # anywhere
+
+
 def test_listops_are_distributed_as_published():
     # The published generator: 8.3 % of trees kept, mean length 1043, classes 0 and 9 with 17.2 % and 16.7 %.
     _, lengths, labels = ListOps(counts=(1000, 0, 0))._drawn()

@@ -77,3 +77,32 @@ def _ranked(counts: np.ndarray, place: int) -> int:
         place -= counts[value]
         value += 1
     return value
+
+
+@jit
+def reorder(tokens: np.ndarray, lengths: np.ndarray, uniform: np.ndarray) -> None:
+    """Put the arguments of every operation into a random order, in the first ``lengths[i]`` tokens of every row."""
+    start, given = np.empty((_LEVELS, _MOST + 1), np.int64), np.zeros(_LEVELS, np.int64)
+    order, kept = np.empty(_MOST, np.int64), np.empty(tokens.shape[1], tokens.dtype)
+    for i in range(len(tokens)):
+        row, level = tokens[i], 0
+        for n in range(lengths[i]):
+            if level:  # the close, too, is where an argument would begin
+                start[level - 1, given[level - 1]] = n
+                given[level - 1] += 1
+            if row[n] == _CLOSE:
+                level -= 1
+                first, count = start[level, 0], given[level] - 1
+                for j in range(count):  # inside out: this one is put among those before it
+                    place = int((j + 1) * uniform[i, start[level, j]])
+                    order[j] = order[place]
+                    order[place] = j
+                at = first
+                for j in range(count):
+                    for m in range(start[level, order[j]], start[level, order[j] + 1]):
+                        kept[at] = row[m]
+                        at += 1
+                row[first:n] = kept[first:n]
+            elif row[n] < _CLOSE:
+                given[level] = 0
+                level += 1

@@ -37,6 +37,9 @@ class ListOps:
         Of the expressions. Drawing those of the default takes seconds.
     bucket : int, optional, default 128
         Batches are of like lengths, see `InMemory`.
+    reorder : bool, default False
+        Train on every expression with the arguments of its operations in a new random order each time: no operator
+        minds. That is more than the published recipes do.
 
     Examples
     --------
@@ -53,6 +56,7 @@ class ListOps:
     most: int = 2000
     seed: int = 0
     bucket: int | None = 128
+    reorder: bool = False
 
     tokens = True
     pool = "mean"
@@ -61,7 +65,13 @@ class ListOps:
 
     def batch(self, n: int, seed: int) -> Batch:
         """Batch n of training."""
-        return self.parts[0].batch(n, seed)
+        batch = self.parts[0].batch(n, seed)
+        if self.reorder:
+            from linscan.train.tasks.expressions import reorder  # with Numba
+
+            rng = np.random.default_rng([seed, 4, n])
+            reorder(batch["u"], batch["lengths"] - 1, rng.random(batch["u"].shape, np.float32))
+        return batch
 
     def tests(self) -> Iterator[Batch]:
         """The validation expressions."""

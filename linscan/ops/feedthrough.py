@@ -21,14 +21,14 @@ def feedthrough_vjp(y: Array, u: Array, D: Array) -> tuple[Array, Callable[..., 
     y : array, shape (…, channels)
         Of the dtype of `y` and `u`.
     pullback : callable
-        ``pullback(dy, around=None)`` to ``(du, dD)``, `around` being what reaches u on other ways; y itself gets dy.
+        ``pullback(dout, around=None)`` to ``(dy, du, dD)``; `around`, what reaches u on other ways, is added to du.
 
     Examples
     --------
     >>> import numpy as np
     >>> from linscan.ops.feedthrough import feedthrough_vjp
     >>> y, pullback = feedthrough_vjp(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([1.0, -1.0]))
-    >>> y, pullback(np.array([[1.0, 10.0]]))
+    >>> y, pullback(np.array([[1.0, 10.0]]))[1:]
     (array([[ 4., -2.]]), (array([[  1., -10.]]), array([ 3., 40.])))
     """
     who = "feedthrough"
@@ -39,10 +39,10 @@ def feedthrough_vjp(y: Array, u: Array, D: Array) -> tuple[Array, Callable[..., 
     out = pick("feedthrough", y.dtype, y)(_arrays.matrix(y), _arrays.matrix(u), wide).reshape(y.shape)
     run = pick("feedthrough_pullback", y.dtype, y)
 
-    def pullback(dy: Array | None, around: Array | None = None) -> tuple[Array | None, ...]:
-        g = _arrays.matrix(_arrays.cotangent(who, "dy", dy, out))
+    def pullback(dout: Array | None, around: Array | None = None) -> tuple[Array | None, ...]:
+        g = _arrays.cotangent(who, "dout", dout, out)
         beside = None if around is None else _arrays.matrix(_arrays.cotangent(who, "around", around, out))
-        du, dD = run(g, _arrays.matrix(u), wide, beside)
-        return _arrays.grad_like(du.reshape(out.shape), given[1]), _arrays.grad_like(dD, given[2])
+        du, dD = run(_arrays.matrix(g), _arrays.matrix(u), wide, beside)
+        return tuple(map(_arrays.grad_like, (g, du.reshape(out.shape), dD), given))
 
     return out, pullback

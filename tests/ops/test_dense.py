@@ -5,12 +5,13 @@ import pytest
 from scipy import stats
 
 import linscan
-from linscan.ops import activation, dense, norm
+from linscan.ops import activation, dense, feedthrough, norm
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
 from tests.tolerances import assert_close, eps, summed
 
 KINDS = ["identity", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "softplus"]
+ENGINES = ["reference", "cpu"]
 PAIRS = [("float64", "float64"), ("float64", "complex128"), ("complex128", "float64"), ("complex128", "complex128")]
 
 
@@ -65,8 +66,9 @@ def with_one_gradient(result):
     return result[0], lambda dy: result[1](dy)[1]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_activations_equal_their_formula_in_every_dtype(rng, kind):
+def test_activations_equal_their_formula_in_every_dtype(rng, kind, engine):
     x = np.concatenate([rng.standard_normal(50), [-1000, -40, -6, 0, 6, 40, 1000]])
     with np.errstate(over="ignore", invalid="ignore"):
         want = {
@@ -80,7 +82,8 @@ def test_activations_equal_their_formula_in_every_dtype(rng, kind):
             "softplus": np.array([np.log1p(np.exp(v)) if v < 30 else v for v in x]),
         }[kind]
     for dtype in ("float16", "float32", "float64"):
-        y = activation.activation(x.astype(dtype), kind)
+        with linscan.use_engine(engine):
+            y = activation.activation(x.astype(dtype), kind)
         assert y.dtype == dtype
         assert_close(y[:50], want[:50], 4 * eps(dtype))
         assert np.isfinite(y).all()
@@ -94,6 +97,56 @@ def test_gradients_of_activations_and_gates(rng, kind):
     linscan.check_vjp(activation.glu_vjp, x, None)
     linscan.check_vjp(activation.glu_vjp, x, random(rng, (3, 4), "float64"))
     assert_close(activation.glu(x), x[:, :4] / (1 + np.exp(-x[:, 4:])), 4 * eps("float64"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_gates_and_direct_terms_equal_their_formula(rng, dtype):
+    value, z, around = (random(rng, (2, 3, 5), dtype) for _ in range(3))
+    b = random(rng, (5,), dtype)
+    wide = [np.asarray(x, np.float64) for x in (value, z, b, around)]
+    y = activation.gate_vjp(value, z, b, around)[0]
+    assert y.dtype == dtype_of(dtype)
+    assert_close(y, wide[0] / (1 + np.exp(-wide[1] - wide[2])) + wide[3], 4 * eps(dtype))
+    assert_close(
+        activation.glu_vjp(np.concatenate([value, z], -1), around)[0],
+        wide[0] / (1 + np.exp(-wide[1])) + wide[3],
+        4 * eps(dtype),
+    )
+    assert_close(feedthrough.feedthrough_vjp(value, z, b)[0], wide[0] + wide[2] * wide[1], 4 * eps(dtype))
+
+
+def test_gradients_of_gates_and_direct_terms(rng):
+    value, z, around = (random(rng, (2, 3, 4), "float64") for _ in range(3))
+    for b in (random(rng, (4,), "float64"), None):
+        for beside in (around, None):
+            linscan.check_vjp(activation.gate_vjp, value, z, b, beside)
+    linscan.check_vjp(feedthrough.feedthrough_vjp, value, z, around[0, 0])
+    with pytest.raises(ValueError, match=r"gate: b must have shape \(4,\); got \(3,\)"):
+        activation.gate_vjp(value, z, np.ones(3))
+    with pytest.raises(ValueError, match=r"glu: around must have shape \(2, 3, 2\); got \(2, 3, 4\)"):
+        activation.glu_vjp(value, around)
+    with pytest.raises(ValueError, match=r"feedthrough: u and D must have shapes \(2, 3, 4\) and \(4,\); got"):
+        feedthrough.feedthrough_vjp(value, z, np.ones(3))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (0, 4)])
+def test_what_flows_around_is_added(rng, shape):
+    x, dy, around = (random(rng, shape, "float64") for _ in range(3))
+    D = random(rng, (4,), "float64")
+    for op in (
+        lambda: norm.layer_norm_vjp(x, D),
+        lambda: norm.rms_norm_vjp(x),
+        lambda: norm.batch_norm_vjp(x, D, None, D, D * D),
+        lambda: norm.batch_statistics_norm_vjp(x, D, None),
+        lambda: activation.activation_vjp(x, "silu"),
+        lambda: feedthrough.feedthrough_vjp(x, x, D),
+    ):
+        pullback = op()[1]
+        alone, both = (p if isinstance(p, tuple) else (p,) for p in (pullback(dy), pullback(dy, around)))
+        changed = [i for i, (x1, x2) in enumerate(zip(alone, both, strict=True)) if not np.array_equal(x1, x2)]
+        assert len(changed) == (x.size > 0)
+        for i in changed:
+            assert_close(both[i], alone[i] + around, 4 * eps("float64"))
 
 
 def test_activations_say_what_is_wrong():

@@ -122,7 +122,7 @@ class S5(Layer):
                 da_rev, db_rev, _ = back3_rev(dx[..., len(a) :], None)
                 da, db = da + da_rev, db + db_rev
             du, dB_bar, _ = back2(db)
-            du, dD = back5(dy, du)
+            _, du, dD = back5(dy, du)
             dLambda, ddt = back1(da, (params["B"].conj() * dB_bar.T).sum(-1))
             grads = {
                 "Lambda_re": dLambda.real,

@@ -11,6 +11,7 @@ from linscan.train.sample import sample
 from linscan.train.tasks import Copy
 from tests.models.test_models import CAUSAL, MODELS, setup
 from tests.tolerances import assert_close, stable
+from tests.train.test_fit import resumes_to_the_same_bits, stops_and_is_named
 
 pytestmark = pytest.mark.gpu
 
@@ -57,6 +58,14 @@ def test_a_run_on_the_card_learns_as_on_the_host(name):
     assert card.history[0]["test_loss"] == pytest.approx(host.history[0]["test_loss"], rel=1e-6)
     for x in leaves(card.params):
         assert isinstance(x, np.ndarray)
+
+
+def test_a_run_that_is_not_finite_stops_at_its_step(tmp_path):
+    stops_and_is_named(tmp_path, "cuda")
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path):
+    resumes_to_the_same_bits(tmp_path, 9, "cuda")
 
 
 def test_samples_are_the_same():

@@ -66,15 +66,21 @@ signals = pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 @signals
 @pytest.mark.parametrize("at", [1, 9, 10, 21])
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, at):
-    whole = fit(MODEL, TASK, RUN, folder=tmp_path / "whole", progress=False)
-    first = fit(MODEL, Stopping(TASK, at), RUN, folder=tmp_path / "parts", progress=False)
+    resumes_to_the_same_bits(tmp_path, at, "cpu")
+
+
+def resumes_to_the_same_bits(tmp_path, at, device):
+    whole = fit(MODEL, TASK, RUN, folder=tmp_path / "whole", progress=False, device=device)
+    first = fit(MODEL, Stopping(TASK, at), RUN, folder=tmp_path / "parts", progress=False, device=device)
     assert first.stopped == "interrupted"
-    second = fit(MODEL, TASK, RUN, folder=tmp_path / "parts", resume=True, progress=False)
+    second = fit(MODEL, TASK, RUN, folder=tmp_path / "parts", resume=True, progress=False, device=device)
     same(second.params, whole.params)
     for row, want in zip(second.history, whole.history, strict=True):
         assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in want.items() if k != "seconds"}
     same(load(tmp_path / "parts" / "last.safetensors"), whole.params)
-    again = fit(MODEL, TASK, RUN, folder=tmp_path / "parts", resume=True, progress=False)  # it is over: nothing moves
+    again = fit(
+        MODEL, TASK, RUN, folder=tmp_path / "parts", resume=True, progress=False, device=device
+    )  # it is over: nothing moves
     same(again.params, whole.params)
     assert (tmp_path / "whole" / "log.csv").read_text().startswith("step,loss,test_loss,test_accuracy")
 
@@ -124,6 +130,10 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
 
 
 def test_what_is_not_finite_stops_the_run_and_is_named(tmp_path):
+    stops_and_is_named(tmp_path, "cpu")
+
+
+def stops_and_is_named(tmp_path, device):
     class Poisoned(InMemory):
         def batch(self, n, seed):
             u = np.full((2, 3, 1), np.nan if n == 3 else 1.0)
@@ -139,10 +149,10 @@ def test_what_is_not_finite_stops_the_run_and_is_named(tmp_path):
     data = Poisoned({"u": np.zeros(1)}, {}, 1)
     run = Settings(10, loss="mse", optimiser=AdamW(0.01))
     with pytest.raises(Diverged, match=r"fit: step 4: the loss is nan, and the gradient of [\w.]+ is not finite"):
-        fit(model, data, run, folder=tmp_path, progress=False)
+        fit(model, data, run, folder=tmp_path, progress=False, device=device)
     (tmp_path / "diverged.safetensors").rename(tmp_path / NAME)
     with pytest.raises(Diverged, match="fit: step 4"):  # the saved state is the one before the step, and whole
-        fit(model, data, run, folder=tmp_path, resume=True, progress=False)
+        fit(model, data, run, folder=tmp_path, resume=True, progress=False, device=device)
     assert all(np.isfinite(x).all() for x in flatten(load(tmp_path / NAME)["params"]).values())
 
 

@@ -45,12 +45,13 @@ SUPPORT: dict[str, dict[str, str]] = {
     "rnn_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
     "newton_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
     "discretize_diag": {"reference": ALL},
-    "row_norm": {"reference": REAL},
-    "batch_norm": {"reference": REAL},
-    "activation": {"reference": REAL},
-    "gate": {"reference": REAL},
-    "feedthrough": {"reference": REAL},
-    "adamw": {"reference": REAL},
+    "row_norm": {"reference": REAL, "cpu": REAL},
+    "batch_norm": {"reference": REAL, "cpu": REAL},
+    "activation": {"reference": REAL, "cpu": REAL},
+    "gate": {"reference": REAL, "cpu": REAL},
+    "feedthrough": {"reference": REAL, "cpu": REAL},
+    "adamw": {"reference": REAL, "cpu": "fd"},
+    "dense": {"reference": "fd", "cpu": "fd"},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.

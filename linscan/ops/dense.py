@@ -1,8 +1,7 @@
 """The ordinary layers between recurrences: matrix products over channels, table look-ups and dropout.
 
-No loop over time, so no engine: array expressions for NumPy and CuPy alike. They are what the blocks of
-`linscan.models` need and no more, and are not public names of `linscan` itself. `linscan.ops.activation` has the
-elementwise functions and gates, `linscan.ops.norm` the normalisations.
+They are what the blocks of `linscan.models` need and no more, and are not public names of `linscan` itself.
+`linscan.ops.activation` has the elementwise functions and gates, `linscan.ops.norm` the normalisations.
 """
 
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import numpy as np
 
 from linscan import _arrays
 from linscan._arrays import Array
+from linscan.engines import pick
 
 _ELEMENTS = 1 << 22  # of the one-hot rows the gradient of `embedding` holds at a time
 
@@ -80,20 +80,19 @@ def dense_vjp(
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"{who}: b must have shape {w.shape[1:]}; got {b.shape}")
     x, w = (_working(xp, a, dtype) for a in (u, w))
-    rows = x.reshape(-1, x.shape[-1])
-    y = _product(xp, rows, w, real)
-    y = y if b is None else y + (b.real if real else b)
+    rows = _arrays.matrix(x)
+    y = _product(xp, rows, w, real, None if b is None else b.real if real else b)
     dtype = _arrays.real_dtype(dtype) if real else dtype
     y = y.astype(dtype, copy=False).reshape(*u.shape[:-1], w.shape[1])
 
     def pullback(dy: Array | None) -> tuple[Array, Array, Array | None]:
         # y = u w + b hands dy to its factors: du = dy w^H, dw = u^H dy, db = Σ dy. The real part takes a real dy.
         g = _arrays.cotangent(who, "dy", dy, y)
-        g = _working(xp, g, g.dtype).reshape(-1, w.shape[1])
+        g = _arrays.matrix(_working(xp, g, g.dtype))
         du = _product(xp, g, w.conj().T, u.dtype.kind != "c")
-        dw = _product(xp, rows.conj().T, g, w.dtype.kind != "c")
-        db = None if b is None else _arrays.grad_like(_arrays.sum_rows(g), b)
-        return _arrays.grad_like(du.reshape(u.shape), given[0]), _arrays.grad_like(dw, given[1]), db
+        dw, db = _sums(xp, rows, g, w.dtype.kind != "c", b is not None)
+        grads = map(_arrays.grad_like, (du.reshape(u.shape), dw, db), given)
+        return next(grads), next(grads), next(grads)
 
     return y, pullback
 
@@ -104,19 +103,47 @@ def _working(xp: Any, x: Array, dtype: np.dtype) -> Array:
     return x.astype(work if x.dtype.kind == "c" else _arrays.real_dtype(work), copy=False)
 
 
-def _product(xp: Any, x: Array, w: Array, real: bool) -> Array:
-    """``x @ w``, or its real part, by real products wherever a factor or the result is real."""
+def _product(xp: Any, x: Array, w: Array, real: bool, b: Array | None = None) -> Array:
+    """``x @ w + b``, or its real part, by real products wherever a factor or the result is real."""
     # A complex row is read as the interleaved parts it is in memory; parts taken out of it would first be copied.
     kinds = x.dtype.kind == "c", w.dtype.kind == "c"
     if kinds == (False, True) and not real:
-        pairs = xp.stack([w.real, w.imag], -1).reshape(w.shape[0], -1)
-        return (x @ pairs).view(w.dtype)
-    if kinds == (True, False) and not real:
-        return _product(xp, w.T, x.T, False).T
+        return _plus(_run(x, _parts(xp, w)).view(w.dtype), b)
     if kinds == (True, True) and real:
         pairs = xp.stack([w.real, -w.imag], 1).reshape(-1, w.shape[1])
-        return xp.ascontiguousarray(x).view(pairs.dtype) @ pairs
-    return xp.ascontiguousarray(x.real) @ xp.ascontiguousarray(w.real) if real else x @ w
+        return _run(_parts(xp, x), pairs, b)
+    if real or kinds == (False, False):
+        x, w = (xp.ascontiguousarray(a.real) if a.dtype.kind == "c" else a for a in (x, w))
+        return _run(x, w, b) if b is None or b.dtype.kind != "c" else _plus(_run(x, w), b)
+    return _plus(x @ w, b)
+
+
+def _sums(xp: Any, x: Array, dy: Array, real: bool, bias: bool) -> tuple[Array, Array | None]:
+    """The gradients ``xᴴ dy``, or its real part, of weights and ``Σ dy`` of a bias, if there is one."""
+    kinds = x.dtype.kind == "c", dy.dtype.kind == "c"
+    if kinds == (False, False):
+        return pick("dense_pullback", x.dtype, x)(x, dy, bias)
+    if kinds == (False, True):
+        dw, db = pick("dense_pullback", x.dtype, x)(x, _parts(xp, dy), bias)
+        return dw.view(dy.dtype), db.view(dy.dtype) if bias else None
+    db = _arrays.sum_rows(dy) if bias else None
+    if kinds == (True, False):
+        dw, _ = pick("dense_pullback", dy.dtype, dy)(dy, _parts(xp, x), False)
+        return dw.view(x.dtype).T.conj(), db
+    return _product(xp, x.conj().T, dy, real), db
+
+
+def _run(x: Array, w: Array, b: Array | None = None) -> Array:
+    return pick("dense", x.dtype, x)(x, w, None if b is None else b.astype(x.dtype, copy=False))
+
+
+def _plus(y: Array, b: Array | None) -> Array:
+    return y if b is None else y + b
+
+
+def _parts(xp: Any, x: Array) -> Array:
+    """The matrix of real and imaginary parts beside each other that a complex one is in memory."""
+    return xp.ascontiguousarray(x).view(_arrays.real_dtype(x.dtype))
 
 
 def embedding(tokens: Array, table: Array) -> Array:

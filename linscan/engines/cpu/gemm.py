@@ -26,7 +26,7 @@ def _registers() -> int:
 
 
 @intrinsic
-def _tile(typingctx: Any, a: Any, b: Any, c: Any, places: Any, n: Any, add: Any) -> Any:
+def tile(typingctx: Any, a: Any, b: Any, c: Any, places: Any, n: Any, add: Any) -> Any:
     """One tile of C: c[c0 + i sc + j] (+)= sum over k < n of a[a0 + i si + k sk] b[b0 + k sb + j]."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -131,4 +131,4 @@ def gemm(a, sa, b, sb, c, sc, size, shape, add):
             end = min(n, i + ROWS)
         for j in range(0, end, COLUMNS):
             at_a, at_b, at_c = sa[0] + i * sa[1] + lo * sa[2], sb[0] + lo * sb[1] + j, sc[0] + i * sc[1] + j
-            _tile(a, b, c, (at_a, sa[1], sa[2], at_b, sb[1], at_c, sc[1]), hi - lo, add)
+            tile(a, b, c, (at_a, sa[1], sa[2], at_b, sb[1], at_c, sc[1]), hi - lo, add)

@@ -27,10 +27,14 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile `function` at its first call for each set of argument types, or load it where it was compiled before."""
+def jit(function: Callable[..., Any], *, sums: bool = False) -> Callable[..., Any]:
+    """Compile `function` at its first call for each set of argument types, or load it where it was compiled before.
+
+    With `sums`, its terms are added several at a time, by vector instructions: another order, the same in every call.
+    """
+    options = _OPTIONS | ({"fastmath": {"contract", "reassoc"}} if sums else {})
     with global_compiler_lock:  # the first decoration sets Numba up; see `fork`
-        kernel = numba.njit(**_OPTIONS)(function)
+        kernel = numba.njit(**options)(function)
     if kernel is function:  # with NUMBA_DISABLE_JIT=1 kernels run as Python, as quietly as compiled ones
         return np.errstate(all="ignore")(function)
     with suppress(RuntimeError):  # no cache directory is writable

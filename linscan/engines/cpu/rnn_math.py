@@ -46,14 +46,20 @@ def _power(typingctx: Any, x: Any) -> Any:
 
 
 @jit
-def _exp(x, c):
+def exponential(x, c):
     """2^n and p(r); their product, and the former, make up e^x."""
-    reduce, series, _ = c
-    x = reduce[4] if x < reduce[4] else x
-    x = reduce[5] if x > reduce[5] else x
-    k = x * reduce[0] + reduce[3]
+    x = c[0][4] if x < c[0][4] else x
+    x = c[0][5] if x > c[0][5] else x
+    return exp_of_sum(x, x - x, c)
+
+
+@jit
+def exp_of_sum(x, more, c):
+    """The same of ``x + more``, within the limits, where the digits of `more` count that the sum would lose."""
+    reduce, series = c[0], c[1]
+    k = (x + more) * reduce[0] + reduce[3]
     n = k - reduce[3]
-    r = x - n * reduce[1] - n * reduce[2]
+    r = x - n * reduce[1] - n * reduce[2] + more
     p = series[0]
     for i in range(1, len(series)):
         p = p * r + series[i]
@@ -64,7 +70,7 @@ def _exp(x, c):
 def sigmoid(a, c):
     one = c[1][-1]
     for i in range(len(a)):
-        scale, p = _exp(-a[i], c)
+        scale, p = exponential(-a[i], c)
         a[i] = one / (one + (scale * p + scale))
 
 
@@ -73,7 +79,7 @@ def tanh(a, c):
     one = c[1][-1]
     for i in range(len(a)):
         x = a[i]
-        scale, p = _exp(-abs(x + x), c)
+        scale, p = exponential(-abs(x + x), c)
         e = scale * p + (scale - one)
         t = -e / (e + (one + one))
         a[i] = t if x >= 0 else -t
@@ -84,7 +90,7 @@ def log1pexp(a, c):
     """``log(1 + e^-|x|)``, by log(1 + e) = 2 atanh(e / (2 + e))."""
     one, series = c[1][-1], c[2]
     for i in range(len(a)):
-        scale, p = _exp(-abs(a[i]), c)
+        scale, p = exponential(-abs(a[i]), c)
         e = scale * p + scale
         q = e / (e + (one + one))
         square, total = q * q, series[0]

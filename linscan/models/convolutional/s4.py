@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from linscan import discretize, discretize_vjp, dlsim_vjp, fft_conv_vjp, nplr, ssm_kernel_dplr_vjp
-from linscan._arrays import Array, cotangent, namespace, sum_rows
+from linscan._arrays import Array, cotangent, namespace
 from linscan.models.convolutional.dplr_form import back_to_modes, real_form
 from linscan.models.initial import complex_normal, log_steps
 from linscan.models.layer import Layer, Params, Pullback, State, Training, apart, grads_like, start, typed
@@ -87,15 +87,15 @@ class S4(Layer):
         A, dt = self._continuous(params)
         P, B, C, D = (params[name] for name in "PBCD")
         k, back1 = ssm_kernel_dplr_vjp(A, P, None, B, C, dt, u.shape[-2])
+        k[:, :1] += D[:, None]  # y[t] holds D u[t] if the kernel's first number holds D
         y, back2 = fft_conv_vjp(u, k.T, axis=-2)
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
-            dy = cotangent("S4", "dy", dy, u)
-            du, dk, _ = back2(dy)
+            du, dk, _ = back2(cotangent("S4", "dy", dy, u))
             dA, dP, _, dB, dC, ddt = back1(dk.T)
-            return self._grads(params, A, dA, dP, dB, dC, sum_rows(dy * u), ddt), du + D * dy, None
+            return self._grads(params, A, dA, dP, dB, dC, dk[:1].sum(0), ddt), du, None
 
-        return (y + D * u, None), pullback
+        return (y, None), pullback
 
     def _recurrence_vjp(self, params: Params, u: Array, state: State) -> tuple[tuple[Array, State], Pullback]:
         xp, D = namespace(u), params["D"]

@@ -91,11 +91,11 @@ class S4D(Layer):
         final: State = None
         if recurrent := state is not None or reset is not None:
             (x, final), back2 = recurrence_vjp(a, w * B * u[..., None], state, reset, 2)
-            y = self._sum(C, x)
+            y = self._sum(C, x) + D * u
         else:
             k, back2 = ssm_kernel_vjp(a, self._pairs * C * B * w, u.shape[-2])
+            k[:, :1] += D[:, None]  # y[t] holds D u[t] if the kernel's first number holds D
             y, back3 = fft_conv_vjp(u, k.T, axis=-2)
-        y = y + D * u
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             dy, dh0 = cotangent("S4D", "dy", dy, y), None
@@ -104,8 +104,10 @@ class S4D(Layer):
                 da, db, dh0 = back2(g * C.conj(), dstate)
                 du, dC = (db * (w * B).conj()).sum(-1).real, sum_rows(g * x.conj(), 2)
                 dwB = sum_rows(db * u[..., None], 2)
+                du, dD = du + D * dy, sum_rows(dy * u)
             else:
                 du, dk, _ = back3(dy)
+                dD = dk[:1].sum(0)
                 da, dc = back2(dk.T)
                 dC, dwB = self._pairs * (B * w).conj() * dc, self._pairs * C.conj() * dc
             dA, ddt = back1(da, B.conj() * dwB)
@@ -115,9 +117,9 @@ class S4D(Layer):
                 "A_imag": dA.imag,
                 "B": w.conj() * dwB,
                 "C": dC,
-                "D": sum_rows(dy * u),
+                "D": dD,
             }
-            return grads_like(grads, params), du + D * dy, dh0
+            return grads_like(grads, params), du, dh0
 
         return (y, final), pullback
 

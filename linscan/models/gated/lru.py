@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from linscan import scan_step
-from linscan._arrays import Array, cotangent, namespace, sum_rows
+from linscan._arrays import Array, cotangent, namespace
 from linscan.models.initial import complex_normal
 from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
 from linscan.ops.dense import dense, dense_vjp
+from linscan.ops.feedthrough import feedthrough_vjp
 
 
 @dataclass(frozen=True)
@@ -75,28 +76,29 @@ class LRU(Layer):
         training: Training | None = None,
     ) -> tuple[tuple[Array, State], Pullback]:
         """See `Layer`; the state is (…, N), complex."""
-        xp, D = namespace(u), params["D"]
+        xp, B = namespace(u), params["B"]
         lam, scale = self._recurrence(params)
-        Bu, back1 = dense_vjp(u, params["B"].T)
-        (x, final), back2 = recurrence_vjp(lam, scale * Bu, state, reset, 1)
+        b, back1 = dense_vjp(u, scale * B.T)
+        (x, final), back2 = recurrence_vjp(lam, b, state, reset, 1)
         Cx, back3 = dense_vjp(x, params["C"].T, real=True)
-        y = Cx + D * u
+        y, back4 = feedthrough_vjp(Cx, u, params["D"])
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             dy = cotangent("LRU", "dy", dy, y)
             dx, dC, _ = back3(dy)
             dlam, db, dh0 = back2(dx, dstate)
-            du, dB, _ = back1(scale * db)
+            du, dscaled, _ = back1(db)  # of e^γ B, turned
+            _, du, dD = back4(dy, du)
             dlog = lam.conj() * dlam  # of log λ = -e^ν + i e^θ
             grads = {
                 "nu": -dlog.real * xp.exp(params["nu"]),
                 "theta": dlog.imag * xp.exp(params["theta"]),
-                "gamma": scale * sum_rows(Bu.conj() * db).real,
-                "B": dB.T,
+                "gamma": scale * (B.T.conj() * dscaled).real.sum(0),
+                "B": scale[:, None] * dscaled.T,
                 "C": dC.T,
-                "D": sum_rows(dy * u),
+                "D": dD,
             }
-            return grads_like(grads, params), du + D * dy, dh0
+            return grads_like(grads, params), du, dh0
 
         return (y, final), pullback
 

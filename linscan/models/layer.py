@@ -26,16 +26,22 @@ Pullback = Callable[..., tuple[Params, Array | None, State]]
 
 @dataclass
 class Training:
-    """What a forward in training has beside one in use: randomness, and a place for new running statistics."""
+    """What a forward in training has beside one in use: randomness, and a place for statistics of the batch."""
 
     rng: np.random.Generator | None = None
-    statistics: list[tuple[Params, Params]] = field(default_factory=list)  # (where they live, their new values)
+    statistics: list[tuple[Array, Array]] = field(default_factory=list)  # running ones, and those of this batch
+    kept: float = 0.95  # of the running statistics at every batch, as in S5
 
     def update(self) -> None:
-        """Write the gathered statistics into the parameters they belong to."""
-        for node, values in self.statistics:
-            for name, value in values.items():
-                node[name][...] = value
+        """Move the running statistics towards the batch's, all in a few operations."""
+        if not self.statistics:
+            return
+        xp = _arrays.namespace(self.statistics[0][0])
+        running, batch = (xp.concatenate(arrays) for arrays in zip(*self.statistics, strict=True))
+        moved, at = self.kept * running + (1 - self.kept) * batch, 0
+        for x, _ in self.statistics:
+            x[...] = moved[at : at + len(x)]
+            at += len(x)
         self.statistics.clear()
 
 

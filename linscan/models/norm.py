@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from linscan._arrays import Array, check_choice
+from linscan._arrays import Array, check_choice, namespace
 from linscan.models.layer import Params, Training
 from linscan.ops.norm import batch_norm_vjp, batch_statistics_norm_vjp, layer_norm_vjp, rms_norm_vjp
 
 _NORMS = {"layer": ("scale", "shift"), "rms": ("scale",), "batch": ("scale", "shift", "mean", "var"), "none": ()}
-_KEPT = 0.9  # of the running statistics at every batch
 
 
 def init_norm(kind: str, channels: int, dtype: Any) -> Params:
@@ -37,11 +36,11 @@ def norm_vjp(kind: str, params: Params, x: Array, training: Training | None) -> 
 
 def _by_batch(params: Params, x: Array, training: Training) -> tuple[Array, Callable[..., Any]]:
     (y, mean, var), back = batch_statistics_norm_vjp(x, params["scale"], params["shift"])
-    new = {name: _KEPT * params[name] + (1 - _KEPT) * now for name, now in (("mean", mean), ("var", var))}
-    training.statistics.append((params, {name: v.astype(params[name].dtype) for name, v in new.items()}))
+    training.statistics += [(params["mean"], mean), (params["var"], var)]
+    xp = namespace(x)
 
     def pullback(dy: Array, around: Array | None = None) -> Any:
         dx, dscale, dshift = back(dy, around)  # the running statistics had no part in y
-        return dx, {"scale": dscale, "shift": dshift, "mean": 0 * params["mean"], "var": 0 * params["var"]}
+        return dx, {"scale": dscale, "shift": dshift, "mean": xp.zeros_like(mean), "var": xp.zeros_like(var)}
 
     return y, pullback

@@ -3,7 +3,6 @@
 import importlib.util
 import shutil
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,11 @@ from linscan.engines.cuda import _load
 from linscan.engines.reference import block_scan as reference
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
 from tests.ops.test_block_scan import blocks, matrices
 from tests.tolerances import assert_close
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
-
-
-def stand_in():
-    """NumPy in the place of CuPy."""
-    cupy = types.ModuleType("cupy")
-    cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
-    cupy.zeros = lambda *x: np.zeros(*x).view(Array)
-    cupy.broadcast_to, cupy.concatenate, cupy.where = np.broadcast_to, np.concatenate, np.where
-    return cupy
 
 
 def launcher(folder, file, **beside):

@@ -3,7 +3,6 @@
 import importlib.util
 import shutil
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from linscan.engines.cuda import _load
 from tests import oracles
 from tests.conftest import dtype_of, random
 from tests.engines.test_cuda_attention_on_cpu import KERNELS, Kernel
-from tests.engines.test_cuda_on_cpu import Array, empty
+from tests.engines.test_cuda_on_cpu import Array, stand_in
 from tests.ops.test_delta_rule import unit
 from tests.tolerances import assert_close, eps
 
@@ -32,15 +31,8 @@ KERNELS |= {
 def engine(tmp_path_factory):
     """The launchers, as they are, with NumPy in the place of CuPy."""
     folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-    cupy = types.ModuleType("cupy")
-    cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
-    cupy.zeros, cupy.eye = (lambda *x: np.zeros(*x).view(Array)), np.eye
-    cupy.where, cupy.concatenate = np.where, np.concatenate
-    cupy.broadcast_to = np.broadcast_to
-    device = types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 227 << 10})
-    cupy.cuda = types.SimpleNamespace(Device=lambda: device)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "cupy", stand_in())
         for name in ("head_layout", "delta_chunk", "delta_segments"):
             path = Path(_load.__file__).with_name(f"{name}.py")
             spec = importlib.util.spec_from_file_location(f"{name}_for_delta_on_cpu", path)

@@ -3,7 +3,6 @@
 import importlib.util
 import shutil
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from linscan.engines.reference import local_attention as reference
 from linscan.ops.local_attention_state import prepare
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
 from tests.tolerances import assert_close, averaged, eps
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
@@ -59,11 +58,8 @@ def engine(tmp_path_factory):
     path = Path(_load.__file__).with_name("local_attention.py")
     spec = importlib.util.spec_from_file_location("local_attention_on_cpu", path)
     module = importlib.util.module_from_spec(spec)
-    cupy = types.ModuleType("cupy")
-    cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
-    cupy.zeros, cupy.cumsum, cupy.where, cupy.nan = (lambda *x: np.zeros(*x).view(Array)), np.cumsum, np.where, np.nan
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "cupy", stand_in())
         spec.loader.exec_module(module)
     module.kernel = Kernel
     module._capability, module._most_shared = lambda _: 90, lambda _: 1 << 20

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import types
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,22 @@ def empty(shape, dtype):
     return x
 
 
+def stand_in():
+    """NumPy in the place of CuPy, as far as launchers ask for it: what they make is an `Array`."""
+    cupy = types.ModuleType("cupy")
+    cupy.ndarray, cupy.empty, cupy.nan = Array, empty, np.nan
+    cupy.empty_like = lambda x: empty(x.shape, x.dtype)
+    for make in (np.array, np.ascontiguousarray, np.eye, np.ones, np.zeros):
+        setattr(cupy, make.__name__, partial(lambda make, *args, **options: make(*args, **options).view(Array), make))
+    for function in (np.concatenate, np.cumsum, np.exp, np.isfinite, np.moveaxis, np.where):
+        setattr(cupy, function.__name__, function)
+    cupy.broadcast_to = partial(np.broadcast_to, subok=True)
+    device = nullcontext()
+    device.attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
+    cupy.cuda = types.SimpleNamespace(Device=lambda *_: device)
+    return cupy
+
+
 def by_row(v, axes):
     v, step = chunks.by_row(v, axes)
     return v.view(Array), step
@@ -118,11 +134,8 @@ def engine(tmp_path_factory):
         path = Path(_load.__file__).with_name(f"{file}.py")
         spec = importlib.util.spec_from_file_location(f"{file}_on_cpu", path)
         module = importlib.util.module_from_spec(spec)
-        cupy = types.ModuleType("cupy")
-        cupy.empty, cupy.ndarray = empty, Array
-        cupy.ascontiguousarray = lambda x: np.ascontiguousarray(x).view(Array)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "cupy", cupy)
+            patch.setitem(sys.modules, "cupy", stand_in())
             spec.loader.exec_module(module)
         module.kernel, module.by_row = kernel, by_row
         return module

@@ -11,7 +11,7 @@ import pytest
 
 from linscan.engines.cuda import _load
 from tests.conftest import random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
 from tests.tolerances import assert_close, summed
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
@@ -20,13 +20,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, 
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
 def test_rows_of_any_number(rng, tmp_path, dtype):
     compiled = library(tmp_path / "sums.cpp", _load.text("row_sums.cu", dtype), ("run",))
-    cupy, capture = types.ModuleType("cupy"), types.ModuleType("capture")
+    capture = types.ModuleType("capture")
     capture.capturable = lambda run: run
-    cupy.ascontiguousarray, cupy.empty = lambda x: np.ascontiguousarray(x).view(Array), empty
     spec = importlib.util.spec_from_file_location("row_sums_on_cpu", Path(_load.__file__).with_name("row_sums.py"))
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "cupy", stand_in())
         patch.setitem(sys.modules, "linscan.engines.cuda.capture", capture)
         spec.loader.exec_module(module)
     module.kernel = lambda *_: lambda *arguments: launch(compiled.on_cpu_run, *arguments)

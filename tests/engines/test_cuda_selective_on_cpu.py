@@ -6,7 +6,6 @@ The launcher runs too, with NumPy in the place of CuPy (see test_cuda_on_cpu.py)
 import importlib.util
 import shutil
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from linscan.engines.cuda import _load
 from linscan.engines.reference import selective_scan as reference
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
 from tests.tolerances import assert_close, stable, summed
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
@@ -46,10 +45,8 @@ def engine(tmp_path_factory):
     path = Path(_load.__file__).with_name("selective_scan.py")
     spec = importlib.util.spec_from_file_location("selective_scan_on_cpu", path)
     module = importlib.util.module_from_spec(spec)
-    cupy = types.ModuleType("cupy")
-    cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "cupy", stand_in())
         spec.loader.exec_module(module)
     module.kernel = kernel
     return module

@@ -7,7 +7,6 @@ import importlib.util
 import shutil
 import sys
 import types
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from linscan.engines.reference import ssm_kernel as reference
 from linscan.engines.reference import ssm_kernel_dplr as cauchy
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.engines.test_cuda_on_cpu import Array, empty, launch, library, stand_in
 from tests.ops.test_ssm_kernel import decays
 from tests.tolerances import assert_close, eps, powers, summed
 
@@ -58,9 +57,8 @@ def engine(tmp_path_factory):
         path = Path(_load.__file__).with_name(f"{file}.py")
         spec = importlib.util.spec_from_file_location(f"{file}_on_cpu", path)
         module = importlib.util.module_from_spec(spec)
-        cupy = types.ModuleType("cupy")
-        cupy.empty, cupy.zeros, cupy.ascontiguousarray = poisoned, np.zeros, np.ascontiguousarray
-        cupy.cuda = types.SimpleNamespace(Device=lambda number: nullcontext())
+        cupy = stand_in()
+        cupy.empty = poisoned
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "cupy", cupy)
             spec.loader.exec_module(module)

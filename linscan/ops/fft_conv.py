@@ -120,12 +120,9 @@ def fft_conv(
 def _run(w: Window, workers: int | None) -> Array:
     check_workers("fft_conv", workers)  # nothing runs where nothing is to be done
     xp = _arrays.namespace(w.u)
-    shape = (*np.broadcast_shapes(w.u.shape[:-1], w.k.shape[:-1]), w.u.shape[-1])
-    place = len(shape) + w.time
-    out = xp.empty((*shape[:place], shape[-1], *shape[place:-1]), w.dtype)
-    y = out if place == len(shape) - 1 else xp.moveaxis(out, place, -1)
+    y = _empty(xp, np.broadcast_shapes(w.u.shape[:-1], w.k.shape[:-1]), w.u.shape[-1], w)
     _sum(w, w.seen, w.k, y, w.start, workers, w.spectrum)
-    return out
+    return time_back(y, w.time)
 
 
 def _sum(
@@ -226,10 +223,16 @@ def _back_to_inputs(w: Window, dy: Array, workers: int | None) -> Array:
     if w.circular:  # tap j acts at lag -j, which is T - j
         k = xp.concatenate([xp.zeros((*k.shape[:-1], dy.shape[-1] - k.shape[-1]), w.dtype), k], -1)
         k, start = xp.roll(k, 1, -1), 0
-    samples = w.u.shape[-1] + (0 if w.past is None else w.past.shape[-1])
-    dseen = xp.empty((*dy.shape[:-1], samples), w.dtype)
+    dseen = _empty(xp, dy.shape[:-1], w.u.shape[-1] + (0 if w.past is None else w.past.shape[-1]), w)
     _sum(w, dy, k, dseen, start, workers)
     return dseen
+
+
+def _empty(xp: Any, shape: tuple[int, ...], length: int, w: Window) -> Array:
+    """Memory in which time lies where the result has it, seen with time last."""
+    place = len(shape) + 1 + w.time
+    out = xp.empty((*shape[:place], length, *shape[place:]), w.dtype)
+    return out if place == len(shape) else xp.moveaxis(out, place, -1)
 
 
 def _back_to_kernel(w: Window, dy: Array, workers: int | None) -> Array:

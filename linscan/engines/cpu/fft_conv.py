@@ -17,6 +17,7 @@ from linscan.engines.reference import fft_conv as reference
 
 _BATCH = 1 << 20  # bytes of one batch of signal
 _SPLITS = 8  # ranges a single group is cut into, for the threads to share
+_LINE = 16  # channels that lie beside each other are taken together, so that cache lines are used up
 _GRAIN = 1 << 15  # samples a thread must get for its hand-over to pay
 
 
@@ -52,14 +53,8 @@ def fft_conv(
         given, bins = (None, None) if spectrum is None else (layout.kernel(spectrum), spectrum.shape[-1])
         plan = _plan(u3, k.shape[-1], y4.shape, compute.kind != "c", start, circular, method, bins)
         for g, m, c in sorted(_transformed(u3, k3, y4, compute, plan, start, given, workers)):
-            row: dict[str, Any] = {
-                "start": start,
-                "circular": circular,
-                "method": method,
-                "spectrum": None,
-                "workers": 1,
-            }
-            reference.fft_conv(u3[g, m], k3[g, c], y4[g, m, c], **row)
+            row = u3[g, m], k3[g, c], y4[g, m, c]
+            reference.fft_conv(*row, start=start, circular=circular, method=method, spectrum=None, workers=1)
     if not np.may_share_memory(y4, y):
         y[...] = layout.undo(y4, y)
 
@@ -95,11 +90,13 @@ def _plan(
         else:
             n = reference.fft_size(samples, taps, start, length, real)
     batch = min(max(_BATCH // (n * (4 if real else 8)), 4), 64)
+    beside = min(_LINE, batch) if abs(u.strides[0]) < abs(u.strides[-1]) else 1
+    together = 1 if blocks > 1 else max(1, batch // m, beside)
     if blocks > 1:
         parts = [(slice(i, i + 1), slice(b, min(b + batch, blocks))) for i in range(m) for b in range(0, blocks, batch)]
     else:
-        parts = [(slice(i, min(i + batch, m)), slice(0, 1)) for i in range(0, m, batch)]
-    together = 1 if blocks > 1 else max(1, batch // m)
+        rows = max(1, batch // min(g, together))
+        parts = [(slice(i, min(i + rows, m)), slice(0, 1)) for i in range(0, m, rows)]
     groups = [slice(i, min(i + together, g)) for i in range(0, g, together)]
     splits = min(len(parts), -(-_SPLITS // len(groups)))
     cuts = [len(parts) * s // splits for s in range(splits + 1)]

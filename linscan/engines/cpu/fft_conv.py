@@ -16,6 +16,7 @@ from linscan.engines.cpu.pool import parallel_for
 from linscan.engines.reference import fft_conv as reference
 
 _BATCH = 1 << 20  # bytes of one batch of signal
+_ROWS = 128  # that a batch has at most
 _SPLITS = 8  # ranges a single group is cut into, for the threads to share
 _LINE = 16  # channels that lie beside each other are taken together, so that cache lines are used up
 _GRAIN = 1 << 15  # samples a thread must get for its hand-over to pay
@@ -89,7 +90,7 @@ def _plan(
             n = 2 * (bins - 1) if real else bins
         else:
             n = reference.fft_size(samples, taps, start, length, real)
-    batch = min(max(_BATCH // (n * (4 if real else 8)), 4), 64)
+    batch = min(max(_BATCH // (n * (4 if real else 8)), 4), _ROWS)
     beside = min(_LINE, batch) if abs(u.strides[0]) < abs(u.strides[-1]) else 1
     together = 1 if blocks > 1 else max(1, batch // m, beside)
     if blocks > 1:

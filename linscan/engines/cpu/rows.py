@@ -12,7 +12,7 @@ from linscan._arrays import Array
 from linscan.engines.cpu.conv_layout import unmarked
 from linscan.engines.cpu.pool import parallel_for
 
-_TILE = 1 << 15  # entries of a tile of one array
+_TILE = 1 << 16  # entries of a tile of one array
 
 
 def for_tiles(body: Callable[[int, slice], object], n: int, width: int = 1) -> None:

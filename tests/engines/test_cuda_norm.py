@@ -12,13 +12,13 @@ from linscan.train.optimisers import AdamW
 from tests import oracles
 from tests.conftest import random
 from tests.engines.test_cuda_filters import poison, same
-from tests.tolerances import assert_close, eps, summed
+from tests.tolerances import assert_close, eps, stable, summed
 
 pytestmark = pytest.mark.gpu
 cupy = pytest.importorskip("cupy")
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
-SHAPES = [(1, 1), (0, 5), (2, 3, 7), (1025, 5), (130, 128), (3000, 132), (2, 40, 1030)]
+SHAPES = [(1, 5), (0, 5), (2, 3, 7), (1025, 5), (130, 128), (3000, 132), (2, 40, 1030)]
 
 
 def on_card(arrays):
@@ -165,4 +165,4 @@ def test_a_step_of_training_equals_that_of_the_array_code(rng, block):
         return [y, *slopes.values(), *flat.values()]
 
     for x, y in zip(run(cupy), run(np), strict=True):
-        assert_close(x.get(), y, summed("float64", 3 * 70 * 1000))
+        assert_close(x.get(), y, 1000 * stable("float64"))

@@ -75,7 +75,7 @@ def matrices(rng, dtype, n, columns, count):
 
 
 def vectors(rng, dtype, columns, count):
-    return [random(rng, (columns,), accum_dtype(dtype_of(dtype))).view(Array) for _ in range(count)]
+    return [random(rng, (2 * columns,), accum_dtype(dtype_of(dtype)))[::-2].view(Array) for _ in range(count)]
 
 
 def alike(got, want, dtype, terms):

@@ -5,7 +5,7 @@ from typing import Any
 import cupy
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares
+from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares, vector
 from linscan.engines.cuda.row_sums import row_sums
 
 _KINDS = ("identity", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "softplus")  # as in functions.cuh
@@ -36,7 +36,7 @@ def gate(value: Array, z: Array, b: Array | None, around: Array | None) -> Array
     """See `linscan.engines.reference.activation.gate`."""
     value, z, around = map(rows_of, (value, z, around))
     y = cupy.empty(value.shape, value.dtype)
-    arguments = (*operand(value), *operand(z), b, *operand(around), y)
+    arguments = (*operand(value), *operand(z), vector(b), *operand(around), y)
     run("gate.cu", "forward", value, shares(*value.shape, value, z, around, y), arguments)
     return y
 
@@ -47,7 +47,7 @@ def gate_pullback(dy: Array, value: Array, z: Array, b: Array | None, dvalue: Ar
     dy, value, z = map(rows_of, (dy, value, z))
     cut = shares(*value.shape, dy, value, z, dvalue, dz, summed=b is not None)
     sums = None if b is None else cupy.empty((cut.chunks, len(b)), accum_dtype(value.dtype))
-    arguments = (*operand(dy), *operand(value), *operand(z), b, *operand(dvalue), *operand(dz), sums)
+    arguments = (*operand(dy), *operand(value), *operand(z), vector(b), *operand(dvalue), *operand(dz), sums)
     run("gate.cu", "backward", value, cut, arguments)
     return None if sums is None else row_sums(sums)
 

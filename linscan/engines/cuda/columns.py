@@ -56,6 +56,11 @@ def rows_of(x: Array | None) -> Array | None:
     return cupy.ascontiguousarray(x)
 
 
+def vector(x: Array | None) -> Array | None:
+    """`x`, (D,), copied unless its elements are neighbours in memory."""
+    return None if x is None else cupy.ascontiguousarray(x)
+
+
 def operand(x: Array | None) -> tuple[Array | None, int]:
     """A matrix as kernels take it: its address and the elements between rows."""
     return (None, 0) if x is None else (x, x.strides[0] // x.itemsize)

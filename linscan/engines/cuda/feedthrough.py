@@ -3,7 +3,7 @@
 import cupy
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares
+from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares, vector
 from linscan.engines.cuda.row_sums import row_sums
 
 
@@ -12,7 +12,7 @@ def feedthrough(y: Array, u: Array, D: Array) -> Array:
     """See `linscan.engines.reference.feedthrough.feedthrough`."""
     y, u = map(rows_of, (y, u))
     out = cupy.empty(y.shape, y.dtype)
-    run("feedthrough.cu", "forward", y, shares(*y.shape, y, u, out), (*operand(y), *operand(u), D, out))
+    run("feedthrough.cu", "forward", y, shares(*y.shape, y, u, out), (*operand(y), *operand(u), vector(D), out))
     return out
 
 
@@ -22,5 +22,5 @@ def feedthrough_pullback(dy: Array, u: Array, D: Array, around: Array | None) ->
     dy, u, around = map(rows_of, (dy, u, around))
     du, cut = cupy.empty(u.shape, u.dtype), shares(*u.shape, dy, u, around, summed=True)
     sums = cupy.empty((cut.chunks, u.shape[1]), accum_dtype(u.dtype))
-    run("feedthrough.cu", "backward", u, cut, (*operand(dy), *operand(u), *operand(around), D, du, sums))
+    run("feedthrough.cu", "backward", u, cut, (*operand(dy), *operand(u), *operand(around), vector(D), du, sums))
     return du, row_sums(sums)

@@ -1,8 +1,9 @@
 // Normalisation of columns by statistics of all rows, y = (x - mean) r scale + shift with r = (var + eps)^(-1/2), the
 // pullback, and the sums over rows that rows' own norms need too.
 //
-// moments, then gather: mean and variance. A thread sums a few rows about the first of them, so that no digits cancel,
-// and such groups are merged by count, mean and sum of squares about it: within a thread, a block, then over chunks.
+// moments, then gather: mean and variance, of what is left when row 0 is taken from all. A thread sums a few rows about
+// the first of them, so that no digits cancel, and such groups are merged by count, mean and sum of squares about it:
+// within a thread, a block, then over chunks.
 // Bytes moved: moments x, normal x and y; slopes dy and x, flow those, dx, and `around` if there is one.
 #ifndef STORAGE  // the launcher's macros, as the tests compile it
 #define STORAGE float
@@ -30,8 +31,9 @@ moments(const S* x, i64 stride, C* counts, C* means, C* squares, i64 n, i64 colu
   __shared__ Moments parts[LANES][COLUMNS];
   const Place place(n, columns, rows);
   Moments all[PACK] = {};
-  C first[PACK], sum[PACK], square[PACK];
+  C base[PACK] = {}, first[PACK], sum[PACK], square[PACK];
   int count = 0;
+  if (place.inside) widen(base, *reinterpret_cast<const Pack*>(x + place.column));
   auto close = [&] {
 #pragma unroll
     for (int i = 0; i < PACK; i++) {
@@ -43,10 +45,10 @@ moments(const S* x, i64 stride, C* counts, C* means, C* squares, i64 n, i64 colu
   walk<1>(place, {{x, stride}}, [&](i64, const C (&value)[1][PACK]) {
     if (count == 0)
 #pragma unroll
-      for (int i = 0; i < PACK; i++) first[i] = value[0][i], sum[i] = 0, square[i] = 0;
+      for (int i = 0; i < PACK; i++) first[i] = value[0][i] - base[i], sum[i] = 0, square[i] = 0;
 #pragma unroll
     for (int i = 0; i < PACK; i++) {
-      const C off = value[0][i] - first[i];
+      const C off = value[0][i] - base[i] - first[i];
       sum[i] += off, square[i] = mul_add(off, off, square[i]);
     }
     if (++count == GROUP) close();
@@ -65,7 +67,7 @@ moments(const S* x, i64 stride, C* counts, C* means, C* squares, i64 n, i64 colu
 
 // Of all chunks; a block owns SIDE columns. No rows: mean and variance 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
-gather(const C* counts, const C* means, const C* squares, C* mean, C* var, i64 chunks, i64 columns) {
+gather(const S* x, const C* counts, const C* means, const C* squares, C* mean, C* var, i64 chunks, i64 columns) {
   __shared__ Moments parts[DEPTH][SIDE];
   const int side = threadIdx.x % SIDE, depth = threadIdx.x / SIDE;
   const i64 column = blockIdx.x * i64(SIDE) + side;
@@ -83,7 +85,7 @@ gather(const C* counts, const C* means, const C* squares, C* mean, C* var, i64 c
   }
   if (depth || column >= columns) return;
   total = parts[0][side];
-  mean[column] = total.mean;
+  mean[column] = total.count == 0 ? 0 : widen(x[column]) + total.mean;
   var[column] = total.squares / (total.count == 0 ? 1 : total.count);
 }
 

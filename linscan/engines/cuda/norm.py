@@ -4,7 +4,7 @@ import cupy
 
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares
+from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares, vector
 from linscan.engines.cuda.row_sums import row_sums
 
 _THREADS, _SIDE = 256, 8  # as in norm.cu
@@ -16,7 +16,7 @@ def row_norm(x: Array, scale: Array | None, shift: Array | None, eps: float, *, 
     x, wide = rows_of(x), accum_dtype(x.dtype)
     y, root = cupy.empty(x.shape, x.dtype), cupy.empty(len(x), wide)
     mean = cupy.empty(len(x), wide) if centred else None
-    arguments = (*operand(x), scale, shift, float(eps), y, mean, root)
+    arguments = (*operand(x), vector(scale), vector(shift), float(eps), y, mean, root)
     _by_row("normal", x, shares(*x.shape, x, y), arguments, centred)
     return y, mean, root
 
@@ -27,7 +27,7 @@ def row_norm_pullback(dy: Array, x: Array, scale: Array | None, mean: Array | No
     dy, x, around = map(rows_of, (dy, x, around))
     dx = cupy.empty(x.shape, x.dtype)
     cut = shares(*x.shape, dy, x, around, dx)
-    arguments = (*operand(dy), *operand(x), *operand(around), scale, mean, r, dx)
+    arguments = (*operand(dy), *operand(x), *operand(around), vector(scale), mean, r, dx)
     _by_row("flow", x, cut, arguments, mean is not None)
     return dx, *_slopes("slopes_of_rows", dy, x, mean, r, 0.0)
 
@@ -36,9 +36,9 @@ def row_norm_pullback(dy: Array, x: Array, scale: Array | None, mean: Array | No
 def batch_norm(x: Array, scale: Array | None, shift: Array | None, mean: Array | None, var: Array | None, eps: float):
     """See `linscan.engines.reference.norm.batch_norm`."""
     x, y = rows_of(x), cupy.empty(x.shape, x.dtype)
-    if mean is None or var is None:
-        mean, var = _statistics(x)
-    run("norm.cu", "normal", x, shares(*x.shape, x, y), (*operand(x), mean, var, scale, shift, float(eps), y))
+    mean, var = _statistics(x) if mean is None else (vector(mean), vector(var))
+    arguments = (*operand(x), mean, var, vector(scale), vector(shift), float(eps), y)
+    run("norm.cu", "normal", x, shares(*x.shape, x, y), arguments)
     return y, mean, var
 
 
@@ -48,6 +48,7 @@ def batch_norm_pullback(
 ):
     """See `linscan.engines.reference.norm.batch_norm_pullback`."""
     dy, x, around = map(rows_of, (dy, x, around))
+    scale, mean, var = map(vector, (scale, mean, var))
     totals, dx = _slopes("slopes", dy, x, mean, var, float(eps)), cupy.empty(x.shape, x.dtype)
     arguments = (*operand(dy), *operand(x), *operand(around), mean, var, scale, float(eps), totals if own else None, dx)
     run("norm.cu", "flow", x, shares(*x.shape, dy, x, around, dx), arguments)
@@ -62,7 +63,7 @@ def _statistics(x: Array) -> Array:
     run("norm.cu", "moments", x, cut, (*operand(x), *parts))
     code = kernel("norm.cu", "gather", x.dtype.name, *cut.macros)
     if columns:
-        code((-(-columns // _SIDE),), (_THREADS,), (*parts, *totals, cut.chunks, columns))
+        code((-(-columns // _SIDE),), (_THREADS,), (x, *parts, *totals, cut.chunks, columns))
     return totals
 
 

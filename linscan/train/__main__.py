@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     if (folder / NAME).exists() and not (args.resume or args.force):
         return _fail(f"{folder} holds a run: --resume goes on with it, --force starts anew, --out takes another folder")
     task, run = preset.task(), settings(preset, args.steps, args.seed, args.rate)
+    task = task if args.batch is None else replace(task, size=args.batch)
     start = perf_counter()
     try:
         model, about = stack(task, layer, size, preset.length), _about(args, run, layer, size)
@@ -52,6 +54,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--size", choices=SIZES, help="blocks and channels: tiny 1 × 32, small 2 × 64, …, large 8 × 128, wide 2 × 512"
     )
     parser.add_argument("--steps", type=int, help="of the optimiser (default: the task's)")
+    parser.add_argument("--batch", type=int, help="sequences in a batch (default: the task's)")
     parser.add_argument("--rate", type=float, help="learning rate (default: the task's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument(
@@ -65,12 +68,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _about(args: argparse.Namespace, run: Settings, layer: str, size: str) -> dict[str, Any]:
     """What a table of results says about a run beside the figures in its log."""
+    batch = "" if args.batch is None else f" --batch {args.batch}"
     rate = "" if args.rate is None else f" --rate {args.rate:g}"
     device = "" if args.device == "cpu" else f" --device {args.device}"
     command = f"python -m linscan train {args.task} --model {layer} --size {size} --steps {run.steps} --seed {run.seed}"
     return {
         "task": args.task,
-        "command": command + rate + device,
+        "command": command + batch + rate + device,
         "seed": run.seed,
         "steps": run.steps,
         "device": places.name(args.device),

@@ -16,11 +16,12 @@ def test_the_page_is_written_from_what_is_stored():
 
 def test_a_run_is_stored_with_its_log_and_told_in_the_table(tmp_path):
     pytest.importorskip("matplotlib")
-    assert command.main(["copy", "--steps", "2", "--size", "tiny", "--out", str(tmp_path / "run")]) == 0
+    assert command.main(["copy", "--steps", "2", "--size", "tiny", "--batch", "3", "--out", str(tmp_path / "run")]) == 0
+    assert b"Copy(size=3," in (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
     store = tmp_path / "results"
     results.collect(tmp_path / "run", store)
     stored = json.loads((store / "run.json").read_text())
-    assert stored["command"] == "python -m linscan train copy --model lru --size tiny --steps 2 --seed 0"
+    assert stored["command"] == "python -m linscan train copy --model lru --size tiny --steps 2 --seed 0 --batch 3"
     assert stored["log"][-1]["step"] == 2
     text = results.page(store)
     accuracy = 100 * stored["log"][-1]["test_accuracy"]

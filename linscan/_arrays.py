@@ -275,6 +275,8 @@ def grad_like(grad: Array, like: Any) -> Array | None:
     """
     if like is None:
         return None
+    if type(like) is type(grad) and like.dtype == grad.dtype and like.shape == grad.shape:
+        return grad
     if type(like) not in (bool, int, float, complex) and not isinstance(getattr(like, "dtype", None), np.dtype):
         like = take("gradient", argument=like)[1]  # a list, or an array of a library with dtypes of its own
     shape = getattr(like, "shape", ())
@@ -294,6 +296,8 @@ def grad_like(grad: Array, like: Any) -> Array | None:
 
 def cotangent(who: str, name: str, grad: Any, output: Array) -> Array:
     """A cotangent as an array of `output`'s library, shape and dtype; None means zero."""
+    if type(grad) is type(output) and grad.dtype == output.dtype and grad.shape == output.shape:
+        return grad
     xp = namespace(output)
     if grad is None:
         return xp.broadcast_to(xp.zeros((), output.dtype), output.shape)

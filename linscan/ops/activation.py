@@ -149,7 +149,7 @@ def gate_vjp(
         if x is not None and x.shape != shape:
             raise ValueError(f"{who}: {name} must have shape {shape}; got {x.shape}")
     rows = [None if x is None else _arrays.matrix(x) for x in (value, z, around)]
-    b = None if b is None else b.astype(_arrays.accum_dtype(b.dtype), copy=False)
+    b = None if b is None else _arrays.cast(_arrays.namespace(b), b, _arrays.accum_dtype(b.dtype))
     y = pick("gate", value.dtype, value)(rows[0], rows[1], b, rows[2]).reshape(value.shape)
     run = pick("gate_pullback", value.dtype, value)
 

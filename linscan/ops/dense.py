@@ -83,7 +83,7 @@ def dense_vjp(
     rows = _arrays.matrix(x)
     y = _product(xp, rows, w, real, None if b is None else b.real if real else b)
     dtype = _arrays.real_dtype(dtype) if real else dtype
-    y = y.astype(dtype, copy=False).reshape(*u.shape[:-1], w.shape[1])
+    y = _arrays.cast(xp, y, dtype).reshape(*u.shape[:-1], w.shape[1])
 
     def pullback(dy: Array | None) -> tuple[Array, Array, Array | None]:
         # y = u w + b hands dy to its factors: du = dy w^H, dw = u^H dy, db = Σ dy. The real part takes a real dy.
@@ -100,7 +100,7 @@ def dense_vjp(
 def _working(xp: Any, x: Array, dtype: np.dtype) -> Array:
     """`x` in the precision that arithmetic on `dtype` is done in, real if it is."""
     work = _arrays.accum_dtype(dtype)
-    return x.astype(work if x.dtype.kind == "c" else _arrays.real_dtype(work), copy=False)
+    return _arrays.cast(xp, x, work if x.dtype.kind == "c" else _arrays.real_dtype(work))
 
 
 def _product(xp: Any, x: Array, w: Array, real: bool, b: Array | None = None) -> Array:
@@ -110,8 +110,7 @@ def _product(xp: Any, x: Array, w: Array, real: bool, b: Array | None = None) ->
     if kinds == (False, True) and not real:
         return _plus(_run(x, _parts(xp, w)).view(w.dtype), b)
     if kinds == (True, True) and real:
-        pairs = xp.stack([w.real, -w.imag], 1).reshape(-1, w.shape[1])
-        return _run(_parts(xp, x), pairs, b)
+        return _run(_parts(xp, x), _parts(xp, w.conj().T).T, b)
     if real or kinds == (False, False):
         x, w = (xp.ascontiguousarray(a.real) if a.dtype.kind == "c" else a for a in (x, w))
         return _run(x, w, b) if b is None or b.dtype.kind != "c" else _plus(_run(x, w), b)
@@ -134,7 +133,7 @@ def _sums(xp: Any, x: Array, dy: Array, real: bool, bias: bool) -> tuple[Array, 
 
 
 def _run(x: Array, w: Array, b: Array | None = None) -> Array:
-    return pick("dense", x.dtype, x)(x, w, None if b is None else b.astype(x.dtype, copy=False))
+    return pick("dense", x.dtype, x)(x, w, None if b is None else _arrays.cast(_arrays.namespace(b), b, x.dtype))
 
 
 def _plus(y: Array, b: Array | None) -> Array:

@@ -35,7 +35,7 @@ def feedthrough_vjp(y: Array, u: Array, D: Array) -> tuple[Array, Callable[..., 
     given, (y, u, D) = _arrays.take_real(who, y=y, u=u, D=D)
     if u.shape != y.shape or D.shape != y.shape[-1:]:
         raise ValueError(f"{who}: u and D must have shapes {y.shape} and {y.shape[-1:]}; got {u.shape} and {D.shape}")
-    wide = D.astype(_arrays.accum_dtype(D.dtype), copy=False)
+    wide = _arrays.cast(_arrays.namespace(D), D, _arrays.accum_dtype(D.dtype))
     out = pick("feedthrough", y.dtype, y)(_arrays.matrix(y), _arrays.matrix(u), wide).reshape(y.shape)
     run = pick("feedthrough_pullback", y.dtype, y)
 

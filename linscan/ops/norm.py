@@ -198,5 +198,5 @@ def _prepare(who: str, **named: Any) -> tuple[list[Any], Array, list[Any]]:
     for name, a in zip([*named][1:], rest, strict=True):
         if a is not None and a.shape != x.shape[-1:]:
             raise ValueError(f"{who}: {name} must have shape {x.shape[-1:]}; got {a.shape}")
-    wide = _arrays.accum_dtype(x.dtype)
-    return given, x, [None if a is None else a.astype(wide, copy=False) for a in rest]
+    xp, wide = _arrays.namespace(x), _arrays.accum_dtype(x.dtype)
+    return given, x, [None if a is None else _arrays.cast(xp, a, wide) for a in rest]

@@ -1,7 +1,7 @@
 """How passes over matrices are launched: who owns which rows and columns follows from the matrix's shape alone."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import cupy
@@ -27,11 +27,16 @@ class Shares(NamedTuple):
 
 def shares(n: int, columns: int, *matrices: Array | None, summed: bool = False) -> Shares:
     """Blocks for `n` rows; where sums over rows are wanted, so few that those of chunks are soon summed too."""
-    present = [x for x in matrices if x is not None]
-    pack = 4 if present[0].itemsize < 8 else 2
-    for x in present:
-        if columns % pack or (x.data.ptr | x.strides[0]) % (pack * x.itemsize):
-            pack = 1
+    size, bits = 0, 0
+    for x in matrices:
+        if x is not None:
+            size, bits = x.itemsize, bits | x.data.ptr | x.strides[0]
+    pack = 4 if size < 8 else 2
+    return _cut(n, columns, 1 if columns % pack or bits % (pack * size) else pack, summed)
+
+
+@lru_cache(4096)
+def _cut(n: int, columns: int, pack: int, summed: bool) -> Shares:
     width = 32
     while width > 1 and width // 2 * pack >= columns:
         width //= 2

@@ -18,6 +18,7 @@ LAYOUTS = {
     "whole": lambda x: x,
     "half": lambda x: np.concatenate([x, x], 1)[:, : x.shape[1]],
     "backwards": lambda x: np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1],
+    "upside down": lambda x: np.ascontiguousarray(x[::-1])[::-1],
     "columns": lambda x: np.asfortranarray(x),
     "read-only": lambda x: np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
     "repeated": lambda x: np.broadcast_to(x[:1], x.shape),

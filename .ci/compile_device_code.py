@@ -1,9 +1,11 @@
-"""Compile every device source for every architecture we name: ``python compile_device_code.py NVCC``.
+"""Compile every device source for every architecture we name: ``python compile_device_code.py NVCC [LIBNVRTC]``.
 
+With NVRTC's library also once as a user's machine does: it has no headers, and defaults of its own. No GPU is needed.
 A source is compiled in variants that macros choose. One that does not name a variant of its own (``#ifndef STORAGE``)
 gets those of the scans, with all switches off and all on.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from linscan.engines.cuda import _load
 
 nvcc = sys.argv[1]
 folder = Path(__file__).resolve().parent.parent / "linscan" / "engines" / "cuda"
@@ -38,7 +42,26 @@ def compile_one(source: Path, arch: int, macros: dict[str, object], cubin: str) 
     return result.returncode == 0
 
 
+def compile_at_run_time(nvrtc: ctypes.CDLL, source: Path, macros: dict[str, object]) -> bool:
+    begin, added = time.perf_counter(), ("-arch=compute_90", "-ftz=true", "-default-device")  # by CuPy, about
+    code = "".join(f"#define {name} {value}\n" for name, value in macros.items()) + _load.paste(source.name)
+    options = [option.encode() for option in (*_load.OPTIONS, *added)]
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), code.encode(), source.name.encode(), 0, None, None)
+    failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    verdict = f"FAILED\n{log.value.decode()}" if failed else "ok"
+    print(f"{source.name} NVRTC: {time.perf_counter() - begin:.1f} s, {verdict}")
+    return not failed
+
+
 with tempfile.TemporaryDirectory() as out, ThreadPoolExecutor(os.cpu_count()) as pool:
     work = [(s, arch, macros) for s in sorted(folder.glob("*.cu")) for arch in archs for macros in variants(s)]
     jobs = [pool.submit(compile_one, *item, f"{out}/{i}.cubin") for i, item in enumerate(work)]
+    if len(sys.argv) > 2:
+        library = ctypes.CDLL(sys.argv[2])
+        jobs += [pool.submit(compile_at_run_time, library, s, macros) for s, arch, macros in work if arch == 90]
     sys.exit(not all([job.result() for job in jobs]))

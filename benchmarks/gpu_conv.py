@@ -22,6 +22,7 @@ def rows() -> Iterator[Row]:
         yield _long(shape, limit)
     for shape, axis in [((64, 768, 1024), -1), ((64, 768, 4096), -1), ((64, 1024, 768), -2), ((2, 768, 65536), -1)]:
         yield from _with_gradients(shape, axis)
+    yield from _boxes((16, 64, 224, 224))
 
 
 def _noise(shape: tuple[int, ...], dtype: str) -> Any:
@@ -78,19 +79,35 @@ def _with_gradients(shape: tuple[int, int, int], axis: int) -> Iterator[Row]:
     yield Row(f"`fft_conv_vjp` pullback {work}", 3 * u.nbytes, timed([lambda: back(dy)[:2]], 9))
 
 
+def _boxes(shape: tuple[int, int, int, int]) -> Iterator[Row]:
+    """Images and kernels as large, as in S4ND, and all gradients."""
+    u, dy = (_noise(shape, "float32") for _ in range(2))
+    k = _noise(shape[1:], "float32")[None] / shape[-1]
+    few = [cupy.asnumpy(x[:1, :2]).astype(np.float64) for x in (u, k, dy)]
+    back, exact = linscan.fft_conv_nd_vjp(u, k)[1], linscan.fft_conv_nd_vjp(*few[:2])
+    check("fft_conv_nd", linscan.fft_conv_nd(u, k)[:1, :2], exact[0], 3e-6)
+    check("fft_conv_nd_vjp", back(dy)[0][:1, :2], exact[1](few[2])[0], 3e-6)
+    work = f"float32 {shape}, axes -2, -1"
+    ms, peer = timed([lambda: linscan.fft_conv_nd(u, k)], 9), _torch(u, cupy.fft.rfft2(k, [2 * n for n in shape[-2:]]))
+    yield Row(f"`fft_conv_nd` {work}", 2 * u.nbytes, ms, peer=peer)
+    yield Row(f"`fft_conv_nd_vjp` pullback {work}", 3 * u.nbytes, timed([lambda: back(dy)], 9))
+
+
 def _torch(u: Any, spectrum: Any) -> str:
-    """The same by PyTorch's transforms, where it is installed."""
+    """The same by PyTorch's transforms over one axis, or two for images, where it is installed."""
     if importlib.util.find_spec("torch") is None:
         return ""
     import torch
 
     cupy.get_default_memory_pool().free_all_blocks()
-    u, spectrum, length = torch.as_tensor(u, device="cuda"), torch.as_tensor(spectrum, device="cuda"), u.shape[-1]
+    sizes = u.shape[-2 if spectrum.ndim == 4 else -1 :]
+    n, some, dim = [2 * s for s in sizes], tuple(map(slice, sizes)), tuple(range(-len(sizes), 0))
+    u, spectrum = torch.as_tensor(u, device="cuda"), torch.as_tensor(spectrum, device="cuda")
     times = []
     for _ in range(5):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        torch.fft.irfft(torch.fft.rfft(u, n=2 * length) * spectrum, n=2 * length)[..., :length].contiguous()
+        torch.fft.irfftn(torch.fft.rfftn(u, s=n, dim=dim) * spectrum, s=n, dim=dim)[(..., *some)].contiguous()
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end))

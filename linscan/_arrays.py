@@ -163,6 +163,19 @@ def result_dtype(who: str, **named: Any) -> np.dtype:
     return np.dtype(np.float64) if dtype.kind in "biu" else dtype
 
 
+def plain(*arrays: Any) -> tuple[ModuleType, np.dtype] | None:
+    """The library and dtype of arrays that need no conversion (one library, device, supported dtype), else None."""
+    kind, dtype = type(arrays[0]), getattr(arrays[0], "dtype", None)
+    xp = np if kind is np.ndarray else sys.modules.get("cupy")
+    if dtype is None or xp is None or kind is not xp.ndarray or not _supported(dtype):
+        return None
+    device = None if xp is np else arrays[0].data.device_id
+    for x in arrays:
+        if type(x) is not kind or x.dtype is not dtype or (xp is not np and x.data.device_id != device):
+            return None
+    return xp, dtype
+
+
 def accum_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype arithmetic is done in: float32 for the two 16-bit storage types, otherwise `dtype` itself."""
     return np.dtype(np.float32) if dtype_name(dtype) in ("float16", "bfloat16") else dtype
@@ -227,10 +240,14 @@ def broadcast_shapes(who: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 def broadcast_to(who: str, name: str, x: Array, shape: tuple[int, ...]) -> Array:
     """`x` as a read-only view of `shape`, or a ValueError naming the argument."""
-    try:
-        return namespace(x).broadcast_to(x, shape)
-    except ValueError as error:
-        raise ValueError(f"{who}: {name} must broadcast to {tuple(shape)}; got {tuple(x.shape)}") from error
+    check_broadcast(who, name, x.shape, shape)
+    return namespace(x).broadcast_to(x, shape)
+
+
+def check_broadcast(who: str, name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
+    """Raise `broadcast_to`'s error unless `shape` broadcasts to `to`; no array is made."""
+    if len(shape) > len(to) or any([n not in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False)]):
+        raise ValueError(f"{who}: {name} must broadcast to {tuple(to)}; got {tuple(shape)}")
 
 
 def host_any(x: Array, test: Callable[[Array], Array] | None = None, *, otherwise: bool = False) -> bool:

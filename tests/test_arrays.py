@@ -329,6 +329,20 @@ def test_host_and_gpu_arrays_do_not_mix(cupy, host):
 def test_arrays_of_two_gpus_do_not_mix(cupy):
     with pytest.raises(TypeError, match="f: all arrays must be on one device; a is on GPU 0, b on GPU 1"):
         _arrays.take("f", a=FakeArray(np.ones(2)), b=FakeArray(np.ones(2), device=1))
+    with pytest.raises(TypeError, match="scan: all arrays must be on one device; a is on GPU 0, b on GPU 1"):
+        linscan.scan(FakeArray(np.ones(2)), FakeArray(np.ones(2), device=1))
+
+
+def test_plain_arrays_are_known_at_a_look(cupy):
+    x, y = np.ones(2), FakeArray(np.ones(2))
+    assert _arrays.plain(x, x) == (np, np.dtype(float))
+    assert _arrays.plain(y, FakeArray(np.ones(3))) == (cupy, np.dtype(float))
+    for other in (1.0, [1.0], None, np.ones(2, np.float32), np.ma.ones(2), y):
+        assert _arrays.plain(x, other) is None
+        assert _arrays.plain(other, x) is None
+    assert _arrays.plain(y, FakeArray(np.ones(2), device=1)) is None
+    for dtype in (np.int64, ">f8", np.longdouble):
+        assert _arrays.plain(np.ones(2, dtype)) is None
 
 
 @pytest.mark.parametrize("x", [OnGPU(), DLPackOnly(np.ones(2), device=(2, 0)), DLPackOnly(np.ones(2), device=(13, 0))])

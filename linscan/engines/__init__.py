@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linscan._arrays import Array, dtype_name, is_cupy
+from linscan._arrays import Array, is_cupy
 from linscan.engines import fork, probe, support
 from linscan.engines.cpu.pool import resolve_workers
 
@@ -88,12 +88,14 @@ def _status(name: str) -> Status:
         return Status(*getattr(probe, name)())
 
 
-def _forget_after_fork() -> None:
+def _forget() -> None:
+    """What was found out about this machine: a forked child must look again."""
     _status.cache_clear()
+    _fastest.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
+    os.register_at_fork(after_in_child=_forget)
 
 
 def pick(function: str, dtype: np.dtype, *arrays: Array) -> Callable[..., Any]:
@@ -101,16 +103,18 @@ def pick(function: str, dtype: np.dtype, *arrays: Array) -> Callable[..., Any]:
 
     `function` is an op's name or its name with ``_pullback``; both live in the same file of each engine.
     """
-    op = support.row_of(function)
-    forced = _forced.get()
-    on_gpu = any(map(is_cupy, arrays))
-    if forced is not None:
-        _check_forced(op, forced, dtype, on_gpu)
-        return _load(forced, function, on_gpu)
-    engine = "cuda" if on_gpu else "cpu"
-    if dtype_name(dtype) in support.dtypes(op, engine) and _status(engine).ready:
-        return _load(engine, function, on_gpu)
-    return _load("reference", function, on_gpu)
+    forced, on_gpu = _forced.get(), any(map(is_cupy, arrays))
+    if forced is None:
+        return _fastest(function, dtype, on_gpu)
+    _check_forced(support.row_of(function), forced, dtype, on_gpu)
+    return _load(forced, function, on_gpu)
+
+
+@cache
+def _fastest(function: str, dtype: np.dtype, on_gpu: bool) -> Callable[..., Any]:
+    op, engine = support.row_of(function), "cuda" if on_gpu else "cpu"
+    able = dtype.name in support.dtypes(op, engine) and _status(engine).ready
+    return _load(engine if able else "reference", function, on_gpu)
 
 
 def _check_forced(op: str, engine: str, dtype: np.dtype, on_gpu: bool) -> None:
@@ -147,13 +151,14 @@ def _load(engine: str, function: str, on_gpu: bool) -> Callable[..., Any]:
     with fork.loading:
         module = importlib.import_module(f"linscan.engines.{engine}.{support.MODULE.get(op, op)}")
         run = getattr(module, function)
-        if on_gpu:
-            run = importlib.import_module("linscan.engines.cuda.capture").capturable(run)
+        capture = importlib.import_module("linscan.engines.cuda.capture") if on_gpu else None
 
     @wraps(run)
     def checked(*args: Any, **options: Any) -> Any:
         if options.get("workers") is not None:
             check_workers(op, options["workers"])
+        if capture is not None and capture.capturing():
+            return capture.capturable(run)(*args, **options)
         return run(*args, **options)
 
     return checked

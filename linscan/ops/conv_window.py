@@ -82,13 +82,14 @@ def prepare(who: str, u: Any, k: Any, axis: int, mode: str, *, state: Any, metho
     time = _arrays.check_axis(who, axis, ndim) - ndim
     given = u, k, state = tuple(time_last(who, n, x, time) for n, x in (("u", u), ("k", k), ("state", state)))
     _arrays.broadcast_shapes(who, u=u.shape[:-1], k=k.shape[:-1])
-    u, k, past = u.astype(own, copy=False), k.astype(dtype, copy=False), None
+    u, k, past = _arrays.cast(xp, u, own), _arrays.cast(xp, k, dtype), None
     length, width = u.shape[-1], k.shape[-1]
     if state is not None:
         past = _arrays.broadcast_to(who, "state", xp.asarray(state, own), (*u.shape[:-1], max(width - 1, 0)))
     start, taps = _reach(mode, length, width, whole=state is not None or spectrum is not None)
     start = start if state is None else max(width - 1, 0)
-    k = _fold(xp, k, length) if taps is None else k[..., taps]
+    if taps != slice(0, width):
+        k = _fold(xp, k, length) if taps is None else k[..., taps]
     method = _choose(method if spectrum is None else "fft", length, k.shape[-1])
     if spectrum is not None:
         spectrum = _check_spectrum(who, time_last(who, "spectrum", spectrum, time), u, k, mode)

@@ -99,9 +99,13 @@ def scan(
 
 def prepare(who: str, a: Any, b: Any, h0: Any, reset: Any, axis: int) -> tuple[Any, ...]:
     """All arguments as arrays of one dtype, broadcast (without a copy) to the result's shape; axis as an index."""
-    xp, a, b, h0, reset = _arrays.take(who, a=a, b=b, h0=h0, reset=reset)
-    dtype = _arrays.result_dtype(who, a=a, b=b, h0=h0)
-    a, b = _arrays.cast(xp, a, dtype), _arrays.cast(xp, b, dtype)
+    common = _arrays.plain(a, b) if h0 is None and reset is None else None
+    if common is not None:  # nothing to convert: the common case pays for no checks
+        xp, dtype = common
+    else:
+        xp, a, b, h0, reset = _arrays.take(who, a=a, b=b, h0=h0, reset=reset)
+        dtype = _arrays.result_dtype(who, a=a, b=b, h0=h0)
+        a, b = _arrays.cast(xp, a, dtype), _arrays.cast(xp, b, dtype)
     shape = a.shape
     if b.shape != shape:
         shape = _arrays.broadcast_shapes(who, a=shape, b=b.shape)

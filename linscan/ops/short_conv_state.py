@@ -26,17 +26,17 @@ def prepare(
     """The arguments of `short_conv` after all checks."""
     xp, u, w, bias, state, reset = _arrays.take(who, u=u, w=w, bias=bias, state=state, reset=reset)
     dtype = _arrays.result_dtype(who, u=u, w=w, bias=bias, state=state)
-    u, w = xp.asarray(u, dtype), xp.asarray(w, dtype)
+    u, w = _arrays.cast(xp, u, dtype), _arrays.cast(xp, w, dtype)
     axis, dilation = _arrays.check_axis(who, axis, u.ndim), _arrays.check_count(who, "dilation", dilation, 1)
     if w.ndim == 0 or w.shape[-1] == 0:
         raise ValueError(f"{who}: w needs at least one tap along its last axis; got shape {w.shape}")
     before, length, after = u.shape[:axis], u.shape[axis], u.shape[axis + 1 :]
     others = (*before, *after)
-    _arrays.broadcast_to(who, "w without its last axis", w[..., 0], others)
-    w = w.reshape((1,) * (u.ndim - w.ndim) + w.shape)
+    _arrays.check_broadcast(who, "w without its last axis", w.shape[:-1], others)
+    w = w if w.ndim == u.ndim else w.reshape((1,) * (u.ndim - w.ndim) + w.shape)
     if bias is not None:
         bias = xp.asarray(bias, dtype)
-        _arrays.broadcast_to(who, "bias", bias, others)
+        _arrays.check_broadcast(who, "bias", bias.shape, others)
         bias = bias.reshape((1,) * (u.ndim - 1 - bias.ndim) + bias.shape)
     if state is not None:
         shape = (*before, (w.shape[-1] - 1) * dilation, *after)
@@ -45,7 +45,7 @@ def prepare(
         reset = xp.asarray(reset)
         if reset.dtype.kind not in "biu":
             raise TypeError(f"{who}: reset must be boolean; got {reset.dtype}")
-        _arrays.broadcast_to(who, "reset", reset, u.shape)
+        _arrays.check_broadcast(who, "reset", reset.shape, u.shape)
         reset = reset.reshape((1,) * (u.ndim - reset.ndim) + reset.shape).astype(bool, copy=False)
         reset = xp.broadcast_to(reset, (*reset.shape[:axis], length, *reset.shape[axis + 1 :]))
     return Problem(u, w, bias, state, {"axis": axis, "dilation": dilation, "reverse": bool(reverse), "reset": reset})

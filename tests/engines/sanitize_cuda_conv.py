@@ -26,6 +26,13 @@ def main() -> None:
             u, k = (random(*((length, 3) if axis == 0 else (3, length))) for _ in range(2))
             y, pullback = linscan.fft_conv_vjp(u, k, axis=axis)
             assert all(bool(cupy.isfinite(x).all()) for x in (y, *pullback(y)[:2]))
+    for dtype in ("float32", "complex64"):
+        u, k = random(2, 3, 20, 33, dtype=dtype), random(1, 3, 9, 40, dtype=dtype)
+        for mode in ("causal", ("bidirectional", "circular")):
+            y, pullback = linscan.fft_conv_nd_vjp(u, k, mode=mode)
+            assert all(bool(cupy.isfinite(x).all()) for x in (y, *pullback(y)))
+        u[0, 0, 3, 4:9] = cupy.nan
+        assert bool(cupy.isnan(linscan.fft_conv_nd(u, k)).any())
     cupy.cuda.Device().synchronize()
 
 

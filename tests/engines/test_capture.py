@@ -65,3 +65,9 @@ def test_a_plan_is_kept_while_captured(cupy, capture):
     cupy.capturing = True
     assert capture.held("plan") == "plan"
     assert capture._captured == ["plan"]
+
+
+def test_the_default_stream_is_not_asked(cupy, capture):
+    cupy.cuda.get_current_stream = lambda: types.SimpleNamespace(ptr=0)
+    cupy.cuda.runtime.streamIsCapturing = lambda ptr: pytest.fail("CUDA refuses to tell while another is captured")
+    assert not capture.capturing()

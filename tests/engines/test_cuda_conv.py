@@ -244,3 +244,89 @@ def test_a_captured_graph_runs_again(rng, length):
         stream.synchronize()
     for got, expected in zip((y, z), want, strict=True):
         np.testing.assert_array_equal(cupy.asnumpy(got), cupy.asnumpy(expected))
+
+
+BOXES = [
+    ((2, 3, 20, 33), (1, 3, 20, 40), (-2, -1), "causal"),
+    ((2, 17, 1, 24, 5), (2, 5, 1, 3, 5), (1, 3), ("bidirectional", "circular")),
+    ((3, 6, 7, 30), (1, 2, 3, 9), (1, 2, 3), ("circular", "causal", "bidirectional")),
+    ((40, 4, 65, 128), (1, 4, 65, 128), (-2, -1), "bidirectional"),
+    ((5, 300), (5, 40), (-1,), "causal"),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("u_shape", "k_shape", "axes", "mode"), BOXES)
+def test_convolutions_over_several_axes(rng, u_shape, k_shape, axes, mode, dtype):
+    u, k = random(rng, u_shape, dtype), random(rng, k_shape, dtype)
+    want, want_back = linscan.fft_conv_nd_vjp(oracles.wide(u), oracles.wide(k), axes, mode)
+    got, back = linscan.fft_conv_nd_vjp(on_gpu(u), on_gpu(k), axes, mode)
+    dy = random(rng, want.shape, dtype)
+    tolerance = transformed(dtype, 1 << 16) + 2 * eps(dtype)
+    grads = back(on_gpu(dy)), want_back(oracles.wide(dy))
+    compare(("y", "du", "dk"), (got, *grads[0]), (want, *grads[1]), dtype, tolerance)
+
+
+def test_convolutions_over_several_axes_of_nan_and_inf(rng):
+    u, k = random(rng, (4, 3, 20, 300), "float32"), random(rng, (3, 9, 40), "float32")[None]
+    u[0, 0, 3, 5:200], u[1, 1, 2], u[1, 2, 19, 299], u[3] = np.nan, np.inf, -np.inf, np.nan
+    k[0, 2, 0, 1] = np.inf
+    for mode in MODES:
+        with np.errstate(all="ignore"):
+            want = linscan.fft_conv_nd(oracles.wide(u), oracles.wide(k), mode=mode)
+        got = cupy.asnumpy(linscan.fft_conv_nd(on_gpu(u), on_gpu(k), mode=mode))
+        for test in (np.isnan, np.isposinf, np.isneginf):
+            np.testing.assert_array_equal(test(got), test(want))
+        fine = np.isfinite(want)
+        assert_close(got[fine], want[fine], transformed("float32", 1 << 16))
+
+
+def test_a_captured_convolution_over_two_axes_runs_again(rng):
+    u, k = cupy.asarray(random(rng, (4, 2, 50, 60), "float32")), cupy.asarray(random(rng, (1, 2, 9, 9), "float32"))
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        linscan.fft_conv_nd(u, k)
+        stream.synchronize()
+        stream.begin_capture()
+        y = linscan.fft_conv_nd(u, k)
+        graph = stream.end_capture()
+        u *= 2
+        want = linscan.fft_conv_nd(u, k)
+        graph.launch()
+        stream.synchronize()
+    np.testing.assert_array_equal(cupy.asnumpy(y), cupy.asnumpy(want))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex128"])
+def test_few_taps_over_two_axes(rng, dtype):
+    arrays = random(rng, (2, 9, 8, 3), dtype), random(rng, (3, 5, 3, 4), dtype), random(rng, (4,), dtype)
+    want, want_back = linscan.short_conv_nd_vjp(*map(oracles.wide, arrays))
+    got, back = linscan.short_conv_nd_vjp(*map(on_gpu, arrays))
+    dy = random(rng, want.shape, dtype)
+    grads = back(on_gpu(dy)), want_back(oracles.wide(dy))
+    compare(("y", "du", "dw", "dbias"), (got, *grads[0]), (want, *grads[1]), dtype, summed(dtype, 144) + 2 * eps(dtype))
+
+
+@pytest.mark.slow
+def test_a_short_filter_of_more_than_2_31_samples():
+    length = 2**31 + 1
+    u, w = cupy.zeros((1, length), dtype_of("bfloat16")), cupy.asarray([[1, 2, 4]], dtype_of("bfloat16"))
+    marks = [0, 1000, 2**31 - 2, 2**31]
+    u[0, marks] = 1
+    for axis in (-1, 0):
+        y = linscan.short_conv(u if axis == -1 else u.reshape(length, 1), w, axis=axis).reshape(-1)
+        for mark, after in zip(marks, ([1, 2, 4], [1, 2, 4], [1, 2, 5], [5]), strict=True):
+            assert cupy.asnumpy(y[mark : mark + 3]).astype(float).tolist() == after, mark
+        assert int(cupy.count_nonzero(y.view(np.uint16))) == 9
+        del y
+
+
+def test_two_devices_arrays_are_refused():
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("one GPU here")
+    u = cupy.ones((3, 100), np.float32)
+    with cupy.cuda.Device(1):
+        w = cupy.ones((3, 4), np.float32)
+    for op, other in ((linscan.short_conv, "w"), (linscan.fft_conv, "k")):
+        with pytest.raises(TypeError, match=f"arrays must be on one device; u is on GPU 0, {other} on GPU 1"):
+            op(u, w, axis=-1)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import types
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import scipy.fft
 
 from linscan import _arrays
 from linscan.engines.reference import fft_conv as reference_long
+from linscan.engines.reference import fft_conv_nd as reference_boxes
 from linscan.engines.reference import short_conv as reference_short
 from tests import oracles
 from tests.conftest import random
@@ -49,6 +51,7 @@ MODULES = [
     "conv_long",
     "conv_passes",
     "fft_conv",
+    "fft_conv_nd",
 ]
 
 
@@ -58,6 +61,10 @@ class Array(np.ndarray):
     @property
     def data(self):
         return types.SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=0)
+
+    @property
+    def device(self):
+        return nullcontext()
 
 
 def on_cpu(x):
@@ -73,22 +80,27 @@ def empty(shape, dtype):
 
 
 class Plan:
-    """cuFFT's plan of lines, by NumPy."""
+    """cuFFT's plan of lines or boxes, by NumPy."""
 
     def __init__(self, shape, ie, istride, idist, oe, ostride, odist, kind, count, order, last, size):
-        self.n, self.kind, self.count = shape[0], kind, count
+        self.n, self.kind, self.count, self.distances = shape, kind, count, (idist, odist)
+        self.boxes = [(count, *embed) for embed in ((oe, ie) if kind == "back" else (ie, oe))]
 
     def fft(self, x, out, direction):
-        x, n = np.asarray(x), self.n
+        x, n, axes = np.asarray(x), self.n, tuple(range(1, len(self.n) + 1))
         assert len(x) == self.count
+        assert self.distances[self.kind == "back"] == x.shape[1]
+        samples, rows = x.reshape(self.boxes[0]), (..., slice(n[-1]))
         if self.kind == "complex":
-            x[...] = np.fft.fft(x) if direction < 0 else np.fft.ifft(x) * n
+            samples[...] = (
+                np.fft.fftn(samples, n, axes) if direction < 0 else np.fft.ifftn(samples, n, axes) * np.prod(n)
+            )
             return
-        spectra = x.view(np.complex64 if x.dtype == np.float32 else np.complex128)
+        spectra = x.view(np.complex64 if x.dtype == np.float32 else np.complex128).reshape(self.boxes[1])
         if self.kind == "forward":
-            spectra[...] = np.fft.rfft(x[:, :n])
+            spectra[...] = np.fft.rfftn(samples[rows], n, axes)
         else:
-            x[:, :n] = np.fft.irfft(spectra.copy(), n) * n
+            samples[rows] = np.fft.irfftn(spectra.copy(), n, axes) * np.prod(n)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +141,7 @@ def engine(tmp_path_factory):
     cupy, cuda, cupyx = (types.ModuleType(name) for name in ("cupy", "cupy.cuda", "cupyx.scipy.fft"))
     cuda.runtime = types.SimpleNamespace(getDevice=lambda: 0, streamIsCapturing=lambda stream: False)
     cuda.get_current_stream, cuda.Device, cuda.cufft = lambda: types.SimpleNamespace(ptr=0), lambda i: device, cufft
+    cuda.function = types.SimpleNamespace(CNumpyArray=lambda struct: struct)
     cupy.empty, cupy.ndarray, cupy.cuda, cupy.RawKernel = empty, Array, cuda, Kernel
     cupy.zeros, cupy.asarray = lambda *a: np.zeros(*a).view(Array), on_cpu
     cupy.broadcast_to = lambda x, shape: np.broadcast_to(x, shape, subok=True)
@@ -142,9 +155,9 @@ def engine(tmp_path_factory):
         patch.setitem(sys.modules, "cupy.cuda.cufft", cufft)
         for name in MODULES:
             patch.delitem(sys.modules, f"linscan.engines.cuda.{name}", raising=False)
-        from linscan.engines.cuda import fft_conv, short_conv
+        from linscan.engines.cuda import fft_conv, fft_conv_nd, short_conv
 
-        yield types.SimpleNamespace(long=fft_conv, short=short_conv)
+        yield types.SimpleNamespace(long=fft_conv, short=short_conv, boxes=fft_conv_nd)
         for name in MODULES:
             sys.modules.pop(f"linscan.engines.cuda.{name}", None)
 
@@ -232,3 +245,32 @@ def test_three_passes(rng, engine, turned):
     shapes = ((2, 33_000), (20_000,)) if turned else ((1, 40_001), (20_000,))
     length = shapes[0][-1]
     test_long_convolutions(rng, engine, *shapes, 7, length, False, "fft", None, "float32", turned, not turned)
+
+
+BOXES = [
+    ((2, 3, 9, 10), (3, 4, 6), (0, 0), (False, False), "float32"),
+    ((3, 2, 4, 5, 7), (1, 2, 3, 2, 9), (1, 0, 4), (False, True, False), "float32"),
+    ((2, 40), (2, 33), (16,), (False,), "complex64"),
+]
+
+
+@pytest.mark.parametrize(("u_shape", "k_shape", "starts", "circular", "dtype"), BOXES)
+@pytest.mark.parametrize("with_nan", [False, True])
+def test_convolutions_over_several_axes(rng, engine, monkeypatch, u_shape, k_shape, starts, circular, dtype, with_nan):
+    monkeypatch.setattr(sys.modules["linscan.engines.cuda.conv_passes"], "_BATCH", 4000)  # a few rows
+    engine.boxes._plans.clear()
+    dims = len(starts)
+    u, k = random(rng, u_shape, dtype), random(rng, (1,) * (len(u_shape) - len(k_shape)) + k_shape, dtype)
+    for i, wraps in enumerate(circular, -dims):  # as the op folds them
+        if wraps:
+            k = np.concatenate([k, np.zeros_like(k)] * u.shape[i], i).take(range(u.shape[i]), i)
+    if with_nan:
+        u[0].flat[-9:-6], u[-1].flat[5], k[-1].flat[0] = np.nan, np.inf, -np.inf
+    u = np.asfortranarray(u).view(Array)
+    options = {"starts": starts, "circular": circular, "workers": None}
+    got = engine.boxes.fft_conv_nd(u, on_cpu(k), u_shape[-dims:], **options)
+    with np.errstate(all="ignore"):
+        want = reference_boxes.fft_conv_nd(*map(oracles.wide, (u, k)), u_shape[-dims:], **options)
+    fine = np.isfinite(want)
+    np.testing.assert_array_equal(np.isfinite(got), fine)
+    assert_close(np.asarray(got)[fine], want[fine], 2 * transformed(dtype, 2048))

@@ -107,7 +107,7 @@ def twin_meet(threads, each, shared, spectrum, roots_of_n, roots, n):
     """All butterflies of the last pass forward, in pairs, to the results of the first pass back."""
     before, radix = passes(n // 2)[-1]
     v, r = np.empty((threads, each), np.complex64), np.arange(radix)
-    own_roots, steps = roots_of_n[: before // 2 + 1], roots_of_n[before // 2 + 1 : before // 2 + 1 + radix]
+    own_roots, steps = roots_of_n[: before // 2 + 1], np.exp(-1j * np.pi * r / radix)  # `turned` of fft.cuh
     for t, q in np.ndindex(threads, each // radix // 2):
         j = t + q * threads
         partner = before - j if j else before // 2
@@ -141,7 +141,7 @@ def twin(u, k, c, start, length):
     """The tasks of one row, as conv_fft.cu runs them."""
     each = SHAPES[c.n][0]
     threads, roots_of_n = c.n // 2 // each, table(c.n)
-    before, radix = passes(c.n // 2)[-1]
+    before = passes(c.n // 2)[-1][0]
     spectrum, y = np.fft.rfft(k, c.n).astype(np.complex64), np.full(length, np.nan, np.float32)
     for block in range(c.blocks):
         shift, seen = block * c.step + start - c.skip, np.zeros(c.n, np.float32)
@@ -150,7 +150,7 @@ def twin(u, k, c, start, length):
         pairs = (seen[0::2] + 1j * seen[1::2]).astype(np.complex64)
         shared = Shared(c.n)
         lead = passes(c.n // 2)[:-1]
-        _, roots = twin_fft(pairs.reshape(each, threads).T, shared, roots_of_n[before // 2 + 1 + radix :], lead)
+        _, roots = twin_fft(pairs.reshape(each, threads).T, shared, roots_of_n[before // 2 + 1 :], lead)
         twin_meet(threads, each, shared, spectrum, roots_of_n, roots, c.n)
         back = passes_back(c.n // 2)[1:]
         v, roots = twin_fft(twin_get(shared, threads, each), shared, roots[before:], back)

@@ -17,9 +17,9 @@ from tests.test_arrays import FakeArray
 
 @pytest.fixture(autouse=True)
 def _fresh_status():
-    engines._status.cache_clear()
+    engines._forget()
     yield
-    engines._status.cache_clear()
+    engines._forget()
 
 
 # ---- the table
@@ -41,7 +41,11 @@ def test_every_row_names_engines_that_have_the_function(op):
 @pytest.mark.parametrize("op", support.SUPPORT)
 def test_engines_of_an_op_take_the_same_arguments(op):
     for function in [op] + [f"{op}_pullback"] * hasattr(_module("reference", op), f"{op}_pullback"):
-        signatures = [_parameters(engines._load(e, function, on_gpu=False)) for e in ("reference", "cpu") if e in support.SUPPORT[op]]
+        signatures = [
+            _parameters(engines._load(e, function, on_gpu=False))
+            for e in ("reference", "cpu")
+            if e in support.SUPPORT[op]
+        ]
         (positional, keywords), *others = signatures
         for other_positional, other_keywords in others:
             assert other_positional == positional, function
@@ -80,6 +84,7 @@ def test_numpy_arrays_run_on_the_cpu_engine_and_fall_back_on_the_reference(monke
     assert _engine_of(engines.pick("scan", x.dtype, x)) == "cpu"
     assert _engine_of(engines.pick("scan_pullback", x.dtype, x)) == "cpu"
     monkeypatch.setitem(support.SUPPORT, "scan", {"reference": support.ALL, "cpu": "f"})
+    engines._forget()
     assert _engine_of(engines.pick("scan", x.dtype, x)) == "reference"
     assert _engine_of(engines.pick("scan", np.dtype(np.float32), x)) == "cpu"
 
@@ -168,7 +173,7 @@ def test_missing_and_broken_libraries_are_told_apart(monkeypatch, engine, title,
             return real(name)
 
         monkeypatch.setattr(probe, "importlib", types.SimpleNamespace(import_module=import_module))
-        engines._status.cache_clear()
+        engines._forget()
         return engines.available()[engine]
 
     ready, detail = refuse(ModuleNotFoundError(f"No module named {module!r}", name=module))

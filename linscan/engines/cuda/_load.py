@@ -22,17 +22,38 @@ def kernel(source: str, name: str, dtype: str, *macros: tuple[str, int]) -> Any:
     return cupy.RawKernel(text(source, dtype, *macros), name, OPTIONS)
 
 
+def by_value(struct: Any) -> Any:
+    """An array of one struct as launches take it, its address asked for once: CuPy asks at each, which is slow."""
+    import cupy
+
+    return cupy.cuda.function.CNumpyArray(struct.view(f"V{struct.dtype.itemsize}"))
+
+
 def text(source: str, dtype: str, *macros: tuple[str, int]) -> str:
     """What is compiled: the macros, then the file with every header it includes, each once."""
     defines = [("STORAGE", _TYPES.get(dtype, dtype)), *macros]
-    return "".join(f"#define {key} {value}\n" for key, value in defines) + _paste(source, set())
+    return "".join(f"#define {key} {value}\n" for key, value in defines) + paste(source)
 
 
-def _paste(source: str, seen: set[str]) -> str:
+def paste(source: str, seen: set[str] | None = None) -> str:
+    """The file with every header it includes, those in `seen` left out, which grows."""
+    seen = set() if seen is None else seen
     seen.add(source)
     code = (Path(__file__).parent / source).read_text(encoding="utf-8")
 
     def header(match: Any) -> str:
-        return "" if match[1] in seen else _paste(match[1], seen)
+        return "" if match[1] in seen else paste(match[1], seen)
 
     return re.sub(r'^#include "(.+)"\n', header, code.replace("#pragma once\n", ""), flags=re.MULTILINE)
+
+
+def shared_limit(x: Any) -> int:
+    """Bytes of shared memory the GPU of `x` gives a block that asks for them."""
+    return _shared_limit(x.device.id)
+
+
+@cache
+def _shared_limit(device: int) -> int:
+    import cupy
+
+    return cupy.cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]

@@ -17,7 +17,7 @@ def capturable(run: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(run)
     def call(*args: P.args, **options: P.kwargs) -> T:
-        if not _capturing():
+        if not capturing():
             return run(*args, **options)
         allocator = cupy.cuda.get_allocator()
         with cupy.cuda.using_allocator(lambda size: held(allocator(size))):
@@ -28,10 +28,12 @@ def capturable(run: Callable[P, T]) -> Callable[P, T]:
 
 def held(thing: Any) -> Any:
     """`thing`, kept for good if the current stream is captured."""
-    if _capturing():
+    if capturing():
         _captured.append(thing)
     return thing
 
 
-def _capturing() -> bool:
-    return cupy.cuda.runtime.streamIsCapturing(cupy.cuda.get_current_stream().ptr)
+def capturing() -> bool:
+    """Whether the current stream is captured; the default stream, 0, cannot be."""
+    stream = cupy.cuda.get_current_stream().ptr
+    return stream != 0 and cupy.cuda.runtime.streamIsCapturing(stream)

@@ -7,8 +7,8 @@
 // a[r] and b[R - 1 - r] are bins f and M - f. Thread 0 has butterflies 0 and M / (2 R), each its own partner, whose bins it
 // swaps so that this is so for them too, except a[0] and b[R - 1], bins 0 and M / 2.
 //
-// `table`, W = exp(-2 pi i / n): W^j, j <= M / (2 R); W^(r M / R), r < R; then the roots of fft.cuh for the passes forward
-// (radices 16, and last R) and back (R, then 16). EACH is at least 2 R.
+// `table`, W = exp(-2 pi i / n): W^j, j <= M / (2 R); then the roots of fft.cuh for the passes forward (radices 16, and last R)
+// and back (R, then 16). EACH is at least 2 R.
 #pragma once
 #include "conv.cuh"
 #include "fft.cuh"
@@ -17,7 +17,7 @@ __device__ __forceinline__ int line() { return LINES > 1 ? threadIdx.x % LINES :
 __device__ __forceinline__ int thread() { return LINES > 1 ? threadIdx.x / LINES : threadIdx.x; }  // of its line's THREADS
 
 constexpr int last_radix(int m) { return m > 16 ? last_radix(m / 16) : m; }
-constexpr int M = EACH * THREADS, R = last_radix(M), J = M / R, HALF_WAY = J / 2;
+constexpr int M = EACH * THREADS, R = last_radix(M), J = M / R, HALF_WAY = J / 2, ROOTS = HALF_WAY + 1;
 
 struct alignas(2 * sizeof(S)) Pair { S x, y; };
 
@@ -27,11 +27,19 @@ struct Meeting {  // of butterfly j and its partner
 
   __device__ __forceinline__ explicit Meeting(int q)
       : j(thread() + q * THREADS), partner(j == 0 ? HALF_WAY : J - j), own(j == 0) {}
-  __device__ __forceinline__ int bin(int r) const { return (own && r >= R / 2 ? HALF_WAY : j) + r * J; }
-  __device__ __forceinline__ Z root(const Z* table, int r) const {  // W^bin
-    return mul(table[own && r >= R / 2 ? HALF_WAY : j], table[HALF_WAY + 1 + r]);
-  }
+  __device__ __forceinline__ int base(int r) const { return own && r >= R / 2 ? HALF_WAY : j; }  // bin f is r J after it
+  __device__ __forceinline__ Z root(const Z* table, int r) const { return turned(table[base(r)], r * (16 / R)); }  // W^f
 };
+
+// NaN and inf in v, of which only the first READ may be any, become zero.
+template <int READ> __device__ __forceinline__ void clean(Z (&v)[EACH], bool& bad) {
+  Z none = {0.0f, 0.0f};  // stays so unless there are any: one instruction a number
+#pragma unroll
+  for (int e = 0; e < READ; e++) none = {mul_add(0.0f, v[e].re, none.re), mul_add(0.0f, v[e].im, none.im)};
+  if (is_finite(none)) return;
+#pragma unroll
+  for (int e = 0; e < READ; e++) v[e].re = clean(v[e].re, bad), v[e].im = clean(v[e].im, bad);
+}
 
 // IN_HALF: what is read lies in the first half of the points.
 template <bool CLEAN> __device__ __forceinline__ void load(Z (&v)[EACH], const S* from, i64 time, i64 samples, i64 p0, bool& bad) {
@@ -39,24 +47,25 @@ template <bool CLEAN> __device__ __forceinline__ void load(Z (&v)[EACH], const S
   const int low = p0 < 0 ? static_cast<int>(-p0) : 0;
   const int high = samples - p0 > 2 * M ? 2 * M : samples - p0 < 0 ? 0 : static_cast<int>(samples - p0);
   const int t = thread();
-  from += (p0 + 2 * t) * time;
+  const bool whole = IN_PAIRS && low == 0 && high >= 2 * READ * THREADS;  // nothing to ask at each number
+  from += (p0 + 2 * t) * (IN_PAIRS ? 1 : time);
 #pragma unroll
-  for (int e = 0; e < EACH; e++) {
-    const int d = 2 * e * THREADS, i = 2 * t + d;
-    v[e] = {0.0f, 0.0f};
-    if (e >= READ) continue;
-    if (IN_PAIRS && i >= low && i + 1 < high) {
-      const Pair pair = *reinterpret_cast<const Pair*>(from + d);
+  for (int e = 0; e < EACH; e++) v[e] = {0.0f, 0.0f};
+  if (whole) {
+#pragma unroll
+    for (int e = 0; e < READ; e++) {
+      const Pair pair = reinterpret_cast<const Pair*>(from)[e * THREADS];
       v[e] = {widen(pair.x), widen(pair.y)};
-    } else {
+    }
+  } else {
+#pragma unroll
+    for (int e = 0; e < READ; e++) {
+      const int d = 2 * e * THREADS, i = 2 * t + d;
       if (i >= low && i < high) v[e].re = widen(from[d * time]);
       if (i + 1 >= low && i + 1 < high) v[e].im = widen(from[(d + 1) * time]);
     }
   }
-  if constexpr (CLEAN) {
-#pragma unroll
-    for (int e = 0; e < READ; e++) v[e].re = clean(v[e].re, bad), v[e].im = clean(v[e].im, bad);
-  }
+  if constexpr (CLEAN) clean<READ>(v, bad);
 }
 
 // All passes forward but the last.

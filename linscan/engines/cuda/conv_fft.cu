@@ -18,18 +18,27 @@
 #include "conv_block.cuh"
 
 __device__ __forceinline__ void store(const Z (&v)[EACH], S* to, i64 time, int count, int skip) {
+  constexpr int WRITTEN = OUT_HALF ? EACH / 2 : EACH;
+  constexpr float scale = 0.25f / M;
   const int first = 2 * thread() - skip;
+  const bool whole = OUT_PAIRS && skip == 0 && count >= 2 * WRITTEN * THREADS;
   to += first * time;
+  Pair pair[WRITTEN];
 #pragma unroll
-  for (int e = 0; e < (OUT_HALF ? EACH / 2 : EACH); e++) {
-    const int d = 2 * e * THREADS;
-    const int i = first + d;
-    const S x = Narrow<S>::of(v[e].im), x2 = Narrow<S>::of(v[e].re);
-    if (OUT_PAIRS && i >= 0 && i + 1 < count) {
-      *reinterpret_cast<Pair*>(to + d) = {x, x2};
-    } else {
-      if (i >= 0 && i < count) to[d * time] = x;
-      if (i + 1 >= 0 && i + 1 < count) to[(d + 1) * time] = x2;
+  for (int e = 0; e < WRITTEN; e++) pair[e] = {Narrow<S>::of(scale * v[e].im), Narrow<S>::of(scale * v[e].re)};
+  if (whole) {
+#pragma unroll
+    for (int e = 0; e < WRITTEN; e++) reinterpret_cast<Pair*>(to)[e * THREADS] = pair[e];
+  } else {
+#pragma unroll
+    for (int e = 0; e < WRITTEN; e++) {
+      const int d = 2 * e * THREADS, i = first + d;
+      if (OUT_PAIRS && i >= 0 && i + 1 < count) {
+        *reinterpret_cast<Pair*>(to + d) = pair[e];
+      } else {
+        if (i >= 0 && i < count) to[d * time] = pair[e].x;
+        if (i + 1 >= 0 && i + 1 < count) to[(d + 1) * time] = pair[e].y;
+      }
     }
   }
 }
@@ -41,17 +50,17 @@ conv_fft(const __grid_constant__ Layout layout, const __grid_constant__ Window w
   Z* const shared = memory + line();
   const i64 index = static_cast<i64>(blockIdx.x) * LINES + line();
   const bool live = index < w.count;  // a last block may have fewer tasks than lines: the others do the last one, for nothing
-  const i64 task = w.begin + (live ? index : w.count - 1), block = task / layout.rows;
-  const Place place = locate(layout, task - block * layout.rows);
-  const i64 out_time = layout.operand[OUTPUT_ROW].time;
+  const i64 task = w.begin + (live ? index : w.count - 1), block = w.blocks == 1 ? 0 : task / layout.rows;
+  const i64 row = task - block * layout.rows, out_time = OUT_PAIRS ? 1 : layout.operand[OUTPUT_ROW].time;
+  const Place place = locate(layout, row);
   S* to = y + place.at[OUTPUT_ROW] + block * w.step * out_time;
   const int count = static_cast<int>(outputs(w, layout, block));
   spectrum += place.at[SPECTRUM];
   Z v[EACH];
   bool bad = false;
   load<true>(v, u + place.at[INPUT_ROW], layout.operand[INPUT_ROW].time, w.samples, shift(w, block), bad);
-  if (bad && live) mark[place.at[INPUT_MARK]] = 1;
-  const Z* roots = lead(v, shared, table + HALF_WAY + 1 + R);
+  if (bad && live) mark[locate(layout, row).at[INPUT_MARK]] = 1;
+  const Z* roots = lead(v, shared, table + ROOTS);
 #pragma unroll
   for (int q = 0; q < EACH / R / 2; q++) {
     const Meeting at(q);
@@ -59,14 +68,13 @@ conv_fft(const __grid_constant__ Layout layout, const __grid_constant__ Window w
     arrive(a, b, at, shared, roots);
 #pragma unroll
     for (int r = 0; r < R; r++) {
-      const Z *h = spectrum + at.bin(r), *g = spectrum + (M - at.bin(r));
-      const Z w = at.root(table, r);
+      const Z h = (spectrum + at.base(r))[r * J], g = (spectrum - at.base(r))[M - r * J], w = at.root(table, r);
       if (r == 0 && at.own) {
         Z x = a[0], y = b[R - 1];
-        multiply<M>(a[0], x, w, {h->re, 0.0f}, {g->re, 0.0f});  // of a real kernel, they are real
-        multiply<M>(b[R - 1], y, {0.0f, -1.0f}, spectrum[M / 2], spectrum[M / 2]);
+        multiply(a[0], x, w, {h.re, 0.0f}, {g.re, 0.0f});  // of a real kernel, they are real
+        multiply(b[R - 1], y, {0.0f, -1.0f}, spectrum[M / 2], spectrum[M / 2]);
       } else {
-        multiply<M>(a[r], b[R - 1 - r], w, *h, *g);
+        multiply(a[r], b[R - 1 - r], w, h, g);
       }
     }
     leave(a, b, at);

@@ -6,9 +6,8 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.conv_sizes import LINES, SHAPES, WINDOW, memory, table
-from linscan.engines.cuda.layout import LAYOUT
+from linscan.engines.cuda._load import by_value, kernel
+from linscan.engines.cuda.conv_sizes import LINES, SHAPES, memory, table
 
 
 @cache
@@ -50,12 +49,12 @@ class Launch:
         self.code = _code(n, y.dtype.name, lines, pairs, halves)
         self.memory, self.threads = lines * memory(n), lines * (n // 2 // SHAPES[n][0])
         allow(self.code, self.memory)
-        self.layout, self.table = struct.view(f"V{LAYOUT.itemsize}"), table_of(n, device)
+        self.layout, self.table = by_value(struct), table_of(n, device)
         self.parts = []
         for first in range(0, tasks, 2**30):
             part = window.copy()
             part["begin"], part["count"] = first, min(tasks - first, 2**30)
-            self.parts.append((-(-int(part["count"][0]) // lines), part.view(f"V{WINDOW.itemsize}")))
+            self.parts.append((-(-int(part["count"][0]) // lines), by_value(part)))
 
     def run(self, u: Array, spectrum: Array, y: Array, mark: Array) -> None:
         """Fill `y`."""

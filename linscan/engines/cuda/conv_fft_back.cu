@@ -21,11 +21,11 @@
 enum { SIGNAL_ROW, FLOW_ROW };
 
 constexpr int roots_before(int ns) { return ns < J ? ns + roots_before(ns * 16) : J; }
-constexpr int BACK = HALF_WAY + 1 + R + roots_before(16);  // where the roots of the way back begin
+constexpr int BACK = ROOTS + roots_before(16);  // where the roots of the way back begin
 
 __device__ __forceinline__ void spectrum_of(Z (&v)[EACH], Z* shared, const Z* table) {
   __syncthreads();
-  const Z* roots = lead(v, shared, table + HALF_WAY + 1 + R);
+  const Z* roots = lead(v, shared, table + ROOTS);
 #pragma unroll
   for (int n = 0; n < EACH / R / 2; n++) {
     const Meeting at(n);
@@ -93,7 +93,7 @@ gather_up(const Z* sums, float* dk, const Z* table, i64 taps, i64 parts) {
     for (int e = 0; e < EACH; e++) v[e] = add(v[e], sums[e * THREADS]);
   }
 #pragma unroll
-  for (int e = 0; e < EACH; e++) v[e] = mul(0.5f, v[e]);  // both spectra are twice what they say
+  for (int e = 0; e < EACH; e++) v[e] = mul(0.125f / M, v[e]);  // both spectra are twice what they say
 #pragma unroll
   for (int n = 0; n < EACH / R / 2; n++) {
     const Meeting at(n);
@@ -103,10 +103,10 @@ gather_up(const Z* sums, float* dk, const Z* table, i64 taps, i64 parts) {
       const Z p = v[2 * n * R + r], q = v[(2 * n + 1) * R + r];
       if (r == 0 && at.own) {
         Z other;
-        join<M>({p.re, 0.0f}, {p.im, 0.0f}, {1.0f, 0.0f}, a[0], other);
-        join<M>(q, conj(q), {0.0f, -1.0f}, b[R - 1], other);
+        join({p.re, 0.0f}, {p.im, 0.0f}, {1.0f, 0.0f}, a[0], other);
+        join(q, conj(q), {0.0f, -1.0f}, b[R - 1], other);
       } else {
-        join<M>(p, q, at.root(table, r), a[r], b[R - 1 - r]);
+        join(p, q, at.root(table, r), a[r], b[R - 1 - r]);
       }
     }
     leave(a, b, at);

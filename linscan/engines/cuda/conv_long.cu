@@ -98,7 +98,7 @@ columns_out(const __grid_constant__ Layout layout, const __grid_constant__ Windo
 #pragma unroll
   for (int e = 0; e < EACH; e++) {
     const int i = 2 * ((t + e * STEP1) * N2 + i2), at = i - skip;
-    const S x = Narrow<S>::of(v[e].im), x2 = Narrow<S>::of(v[e].re);
+    const S x = Narrow<S>::of(0.25f / M * v[e].im), x2 = Narrow<S>::of(0.25f / M * v[e].re);
     if (OUT_PAIRS && at >= 0 && at + 1 < count) {
       *reinterpret_cast<Pair*>(to + i) = {x, x2};
     } else {
@@ -112,7 +112,7 @@ columns_out(const __grid_constant__ Layout layout, const __grid_constant__ Windo
 __device__ __forceinline__ void meet(Z* a, Z* b, const Z* spectrum, const Z* roots, int f) {
   Z x = *a, y = *b, h = spectrum[f], g = spectrum[M - f];
   if (f == 0) h.im = g.im = 0.0f;  // of a real kernel, they are
-  multiply<M>(x, y, root(roots, f), h, g);
+  multiply(x, y, root(roots, f), h, g);
   *b = y, *a = x;
 }
 

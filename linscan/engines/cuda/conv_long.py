@@ -11,10 +11,10 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda._load import by_value, kernel
 from linscan.engines.cuda.conv_fft import allow, in_pairs
 from linscan.engines.cuda.conv_passes import Passes
-from linscan.engines.cuda.conv_sizes import COLUMNS, PAIRS, WINDOW, split_memory, split_table
+from linscan.engines.cuda.conv_sizes import COLUMNS, PAIRS, split_memory, split_table
 from linscan.engines.cuda.layout import LAYOUT
 
 _BATCH = 1 << 28  # bytes of complex numbers under way at once
@@ -97,7 +97,7 @@ class Launches:
         blocks = first // 2 // PAIRS[second] if which == 1 else second // COLUMNS[first]
         points = 2 * PAIRS[second] * second if which == 1 else COLUMNS[first] * first
         code, grid, threads = self.codes[which], (count * blocks,), (points // _EACH,)
-        structs = struct.view(f"V{LAYOUT.itemsize}"), window.view(f"V{WINDOW.itemsize}")
+        structs = by_value(struct), by_value(window)
         return lambda *args: code(grid, threads, (*structs, *args), shared_mem=memory)
 
     def run(self, u: Array, spectrum: Array, y: Array, mark: Array) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from linscan._arrays import Array, accum_dtype, complex_dtype
 from linscan.engines.cuda import cufft
-from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda._load import by_value, kernel
 from linscan.engines.cuda.conv_sizes import WINDOW, Cut
 from linscan.engines.cuda.layout import operands
 
@@ -30,7 +30,7 @@ class Passes(NamedTuple):
     def prepared(self, name: str, grid: int, *structs: np.ndarray, turn: bool = False) -> Callable[..., None]:
         """A launch that wants the arguments after its structs."""
         code = kernel("conv_passes.cu", name, self.dtype, ("TURN", int(turn)), ("CLEAN", int(self.clean)))
-        blocks, first = (min(max(grid, 1), _BLOCKS),), tuple(x.view(f"V{x.dtype.itemsize}") for x in structs)
+        blocks, first = (min(max(grid, 1), _BLOCKS),), tuple(map(by_value, structs))
         return lambda *args: code(blocks, (THREADS,), (*first, *args))
 
     def over(self, name: str, struct: np.ndarray, which: int, window: np.ndarray, size: int) -> Callable[..., None]:

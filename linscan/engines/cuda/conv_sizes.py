@@ -10,7 +10,7 @@ from linscan.engines.reference.fft_conv import block_size, fft_size
 
 SMALLEST = 1024  # real samples of a transform in one block, at least
 # By those samples: complex numbers a thread holds, and blocks a multiprocessor must have room for.
-SHAPES = {1024: (16, 20), 2048: (16, 14), 4096: (16, 6), 8192: (32, 4), 16384: (16, 2), 32768: (32, 1)}
+SHAPES = {1024: (16, 20), 2048: (16, 16), 4096: (16, 6), 8192: (32, 4), 16384: (16, 2), 32768: (32, 1)}
 _WINDOW = ("samples", "taps", "start", "step", "skip", "blocks", "n", "begin", "count", "circular")
 # The same for the gradient of the kernel: complex numbers a thread holds.
 BACK = {1024: 16, 2048: 16, 4096: 16, 8192: 32, 16384: 16}
@@ -127,8 +127,7 @@ def passes_back(size: int) -> list[tuple[int, int]]:
 
 def table(n: int) -> np.ndarray:
     """The roots of unity that conv_fft.cu wants, rounded once."""
-    before, radix = passes(n // 2)[-1]
-    turns = [np.arange(before // 2 + 1) / n, np.arange(radix) * (before / n)]
+    turns = [np.arange(passes(n // 2)[-1][0] // 2 + 1) / n]
     both = [*passes(n // 2), *passes_back(n // 2)]
     turns += [np.arange(before) / (before * radix) for before, radix in both if before > 1]
     return np.exp(-2j * np.pi * np.concatenate(turns)).astype(np.complex64)

@@ -1,5 +1,9 @@
-"""cuFFT over lines of memory, in place, by cached plans: the last few per device and stream, as a plan owns scratch."""
+"""cuFFT over lines of memory, or boxes of up to three axes, in place, by cached plans.
 
+The last few plans of each device and stream are kept, as a plan owns scratch.
+"""
+
+import math
 from collections import OrderedDict
 from threading import Lock
 
@@ -23,17 +27,25 @@ _KINDS = {
 }
 
 
-def bins(n: int, dtype: np.dtype) -> int:
+Samples = int | tuple[int, ...]  # of a line, or along each axis
+
+
+def bins(n: Samples, dtype: np.dtype) -> int:
     """Numbers in the spectrum of n samples."""
-    return n if dtype.kind == "c" else n // 2 + 1
+    return math.prod(_spectrum(n, dtype))
 
 
-def lines(count: int, n: int, dtype: np.dtype) -> Array:
+def _spectrum(n: Samples, dtype: np.dtype) -> tuple[int, ...]:
+    *before, last = (n,) if isinstance(n, int) else n
+    return (*before, last if dtype.kind == "c" else last // 2 + 1)
+
+
+def lines(count: int, n: Samples, dtype: np.dtype) -> Array:
     """Memory for `count` lines of n samples or their spectrum."""
     return cupy.empty((count, bins(n, dtype) * (1 if dtype.kind == "c" else 2)), dtype)
 
 
-def transform(x: Array, n: int, inverse: bool) -> None:
+def transform(x: Array, n: Samples, inverse: bool) -> None:
     """Transform every line of `x` (from `lines`) in place; the inverse lacks its factor 1/n."""
     kind, count = _KINDS[x.dtype.char][inverse], len(x)
     stream = cupy.cuda.get_current_stream()
@@ -46,9 +58,10 @@ def transform(x: Array, n: int, inverse: bool) -> None:
         held(plan).fft(x, x, cufft.CUFFT_INVERSE if inverse else cufft.CUFFT_FORWARD)
 
 
-def _plan(kind: int, n: int, count: int, x: Array, inverse: bool) -> cufft.PlanNd:
-    samples, spectrum = x.shape[1], bins(n, x.dtype)
-    sides = ((spectrum,), 1, spectrum, (samples,), 1, samples)
+def _plan(kind: int, n: Samples, count: int, x: Array, inverse: bool) -> cufft.PlanNd:
+    spectrum = _spectrum(n, x.dtype)
+    samples = (*spectrum[:-1], spectrum[-1] * (1 if x.dtype.kind == "c" else 2))
+    sides = (spectrum, 1, math.prod(spectrum), samples, 1, math.prod(samples))
     if not inverse:
         sides = (*sides[3:], *sides[:3])
-    return cufft.PlanNd((n,), *sides, kind, count, "C", 0, None)
+    return cufft.PlanNd((n,) if isinstance(n, int) else n, *sides, kind, count, "C", 0, None)

@@ -20,6 +20,15 @@ __device__ __forceinline__ Z sixteenth(int k) {
   return k == 0 ? Z{1.0f, 0.0f} : k == 1 ? Z{c, -s} : k == 2 ? Z{h, -h} : Z{s, -c};
 }
 
+// w exp(-2 pi i k / 32), k < 16.
+__device__ __forceinline__ Z turned(Z w, int k) {
+  constexpr float c = 0.98078528040323043f, s = 0.19509032201612825f, c3 = 0.83146961230254524f, s3 = 0.55557023301960218f;
+  const int part = k % 8;
+  const Z odd = part == 1 ? Z{c, -s} : part == 3 ? Z{c3, -s3} : part == 5 ? Z{s3, -c3} : Z{s, -c};
+  const Z x = part == 0 ? w : mul(w, part % 2 ? odd : sixteenth(part / 2));
+  return k < 8 ? x : turn(x);
+}
+
 // (a, b) becomes (a + f b, a - f b): six multiply-adds, as a - f b = 2 a - (a + f b).
 __device__ __forceinline__ void butterfly(Z& a, Z& b, Z f) {
   const Z sum = mul_add(f, b, a);
@@ -110,21 +119,20 @@ template <int M, int E, int APART = 1, int NS = 1> __device__ __forceinline__ vo
 // From bins f and M - f of Z to p = 2 X[f] and q = 2 conj(X[M - f]),
 __device__ __forceinline__ void split(Z a, Z b, Z w, Z& p, Z& q) {
   b = conj(b);
-  const Z sum = add(a, b), wo = mul(w, turn(sub(a, b)));
-  p = add(sum, wo), q = sub(sum, wo);
+  p = add(a, b), q = turn(sub(a, b));
+  butterfly(p, q, w);
 }
 
-// and back, over n, with real and imaginary parts swapped.
-template <int M> __device__ __forceinline__ void join(Z p, Z q, Z w, Z& a, Z& b) {
-  const Z even = add(p, q), odd = mul(sub(p, q), conj(w));
-  constexpr float scale = 0.25f / M;
-  b = {scale * (odd.re - even.im), scale * (even.re + odd.im)};
-  a = {scale * (even.im + odd.re), scale * (even.re - odd.im)};
+// and back, times 4 M / n, with real and imaginary parts swapped.
+__device__ __forceinline__ void join(Z p, Z q, Z w, Z& a, Z& b) {
+  Z x = add(p, q), y = sub(p, q);
+  butterfly(x, y, {w.im, w.re});  // i conj(w)
+  a = {x.im, x.re}, b = {-y.im, y.re};
 }
 
-// Times a kernel's spectrum, h at f and g at M - f.
-template <int M> __device__ __forceinline__ void multiply(Z& a, Z& b, Z w, Z h, Z g) {
+// Times a kernel's spectrum, h at f and g at M - f; and times 4 M, which is undone where results are written.
+__device__ __forceinline__ void multiply(Z& a, Z& b, Z w, Z h, Z g) {
   Z p, q;
   split(a, b, w, p, q);
-  join<M>(mul(p, h), mul(q, conj(g)), w, a, b);
+  join(mul(p, h), mul(q, conj(g)), w, a, b);
 }

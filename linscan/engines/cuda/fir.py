@@ -10,8 +10,8 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.layout import LAYOUT, operands
+from linscan.engines.cuda._load import by_value, kernel
+from linscan.engines.cuda.layout import operands
 
 _SINGLE, _PACKS, _WINDOW = range(3)
 _SHORT = 32  # rows shorter than this have lanes along rows, also where time is the dense axis
@@ -38,8 +38,8 @@ class _Plan(NamedTuple):
     run: Any
     grid: tuple[int]
     block: tuple[int]
-    layout: np.ndarray
-    span: np.ndarray
+    layout: Any
+    span: Any
     tiles: int
 
 
@@ -146,8 +146,7 @@ def _finish(name, macros, struct, lines, threads, tiles, arrays, reach: Reach, t
     span[0] = (u.shape[reach.axis], reach.first, reach.step, reach.past, memory, not reach.reverse, taps, run)
     code = kernel(name + ".cu", name, y.dtype.name, *((key, int(value)) for key, value in macros.items()))
     grid = (min(lines * tiles, 2**31 - 1),)
-    layout_bytes, span_bytes = struct.view(f"V{LAYOUT.itemsize}"), span.view(f"V{_SPAN.itemsize}")
-    return _Plan(code, grid, (threads,), layout_bytes, span_bytes, tiles)
+    return _Plan(code, grid, (threads,), by_value(struct), by_value(span), tiles)
 
 
 def _layout(arrays: tuple[Any, ...], reach: Reach, length: int) -> np.ndarray | None:

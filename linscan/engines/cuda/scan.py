@@ -5,13 +5,13 @@ share a row, and how memory is read, changes no bits and follows from the batch,
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda._load import by_value, kernel
 from linscan.engines.cuda.layout import OPERANDS, layout, strides
 from linscan.engines.cuda.sizes import SHORT, macros, sizes_of, warps_of
 
@@ -47,10 +47,10 @@ def _clash(out: Array, x: Array | None) -> bool:
 
 
 class _Plan(NamedTuple):
-    run: cupy.RawKernel
+    run: Any  # compiled, for the device
     grid: tuple[int]
     block: tuple[int]
-    layout: np.ndarray
+    layout: Any
     board: int  # bytes
 
 
@@ -103,7 +103,7 @@ def _plan(out: Array, axis: int, reverse: bool, pullback: bool, arrays: tuple[Ar
     run = kernel(source, "scan", out.dtype.name, *macros(sizes, pullback, split, resets, reverse))
     grid = blocks * tiles if split else min(blocks, 2**31 - 1)
     slots = (3 * tiles + 2 * -(-tiles // dict(sizes.macros)["GROUP"])) * rows if split else 0
-    return _Plan(run, (grid,), (32 * warps,), struct, slots * accum_dtype(out.dtype).itemsize)
+    return _Plan(run.kernel, (grid,), (32 * warps,), by_value(struct), slots * accum_dtype(out.dtype).itemsize)
 
 
 def _launch_copies(

@@ -30,13 +30,19 @@ def fft_conv_nd(
 
 
 def _whole(u: Array, k: Array, shape: tuple[int, ...], starts: tuple[int, ...], circular: tuple[bool, ...]) -> Array:
-    xp, fft, dims = namespace(u), transforms(namespace(u)), len(shape)
-    real = u.dtype.kind != "c"
-    forward, back = (fft.rfftn, fft.irfftn) if real else (fft.fftn, fft.ifftn)
-    axes, n = tuple(range(-dims, 0)), []
-    for i, axis in enumerate(axes):
-        last = real and i == dims - 1
-        whole = fft_size(u.shape[axis], k.shape[axis], starts[i], shape[i], last, xp)
-        n.append(u.shape[axis] if circular[i] else whole)
+    fft, n, axes = transforms(namespace(u)), sizes(u, k, shape, starts, circular), tuple(range(-len(shape), 0))
+    forward, back = (fft.rfftn, fft.irfftn) if u.dtype.kind != "c" else (fft.fftn, fft.ifftn)
     y = back(forward(u, n, axes) * forward(k, n, axes), n, axes)
     return y[(..., *(slice(s, s + length) for s, length in zip(starts, shape, strict=True)))]
+
+
+def sizes(
+    u: Array, k: Array, shape: tuple[int, ...], starts: tuple[int, ...], circular: tuple[bool, ...]
+) -> tuple[int, ...]:
+    """How long the transforms along the last axes must be."""
+    dims, n = len(shape), []
+    for i, axis in enumerate(range(-dims, 0)):
+        last = u.dtype.kind != "c" and i == dims - 1
+        whole = fft_size(u.shape[axis], k.shape[axis], starts[i], shape[i], last, namespace(u))
+        n.append(u.shape[axis] if circular[i] else whole)
+    return tuple(n)

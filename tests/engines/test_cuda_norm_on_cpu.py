@@ -21,7 +21,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, 
 
 KERNELS = {
     "norm.cu": ("moments", "gather", "normal", "slopes", "slopes_of_rows", "flow"),
-    "norm_rows.cu": ("normal", "flow"),
+    "norm_rows.cu": ("normal_rows", "flow_rows"),
+    "activation.cu": ("activation", "activation_pullback"),
+    "gate.cu": ("gate", "gate_pullback"),
+    "feedthrough.cu": ("feedthrough", "feedthrough_pullback"),
+    "discretize_diag.cu": ("hold", "hold_pullback"),
     "adamw.cu": ("adamw",),
     "row_sums.cu": ("run",),
 }
@@ -39,7 +43,7 @@ def engine(tmp_path_factory):
             key = source, dtype, macros
             if key not in loaded:
                 code = _load.text(source, dtype, *macros)
-                loaded[key] = library(folder / f"{len(loaded)}.cpp", code, KERNELS.get(source, ("forward", "backward")))
+                loaded[key] = library(folder / f"{len(loaded)}.cpp", code, KERNELS[source])
             launch(getattr(loaded[key], f"on_cpu_{name}"), grid, threads, arguments)
 
         return run

@@ -11,7 +11,7 @@
 #include "functions.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-forward(const S* x, i64 stride, S* y, i64 n, i64 columns, i64 rows) {
+activation(const S* x, i64 stride, S* y, i64 n, i64 columns, i64 rows) {
   const Place place(n, columns, rows);
   walk<1>(place, {{x, stride}}, [&](i64 row, C (&value)[1][PACK]) {
 #pragma unroll
@@ -21,7 +21,7 @@ forward(const S* x, i64 stride, S* y, i64 n, i64 columns, i64 rows) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-backward(const S* dy, i64 dy_stride, const S* x, i64 stride, const S* around, i64 around_stride, S* dx, i64 n, i64 columns,
+activation_pullback(const S* dy, i64 dy_stride, const S* x, i64 stride, const S* around, i64 around_stride, S* dx, i64 n, i64 columns,
          i64 rows) {
   const Place place(n, columns, rows);
   walk<3>(place, {{dy, dy_stride}, {x, stride}, {around, around_stride}}, [&](i64 row, C (&value)[3][PACK]) {

@@ -17,7 +17,7 @@ def activation(x: Array, kind: str) -> Array:
     """See `linscan.engines.reference.activation.activation`."""
     (rows,) = _matrices(x)
     y = cupy.empty(rows.shape, x.dtype)
-    run("activation.cu", "forward", rows, shares(*rows.shape, rows, y), (*operand(rows), y), _kind(kind))
+    run("activation.cu", "activation", rows, shares(*rows.shape, rows, y), (*operand(rows), y), _kind(kind))
     return y.reshape(x.shape)
 
 
@@ -27,7 +27,7 @@ def activation_pullback(dy: Array, x: Array, kind: str, around: Array | None) ->
     dy, rows, around = _matrices(dy, x, around)
     dx = cupy.empty(rows.shape, x.dtype)
     arguments = (*operand(dy), *operand(rows), *operand(around), dx)
-    run("activation.cu", "backward", rows, shares(*rows.shape, dy, rows, around, dx), arguments, _kind(kind))
+    run("activation.cu", "activation_pullback", rows, shares(*rows.shape, dy, rows, around, dx), arguments, _kind(kind))
     return dx.reshape(x.shape)
 
 
@@ -37,7 +37,7 @@ def gate(value: Array, z: Array, b: Array | None, around: Array | None) -> Array
     value, z, around = map(rows_of, (value, z, around))
     y = cupy.empty(value.shape, value.dtype)
     arguments = (*operand(value), *operand(z), vector(b), *operand(around), y)
-    run("gate.cu", "forward", value, shares(*value.shape, value, z, around, y), arguments)
+    run("gate.cu", "gate", value, shares(*value.shape, value, z, around, y), arguments)
     return y
 
 
@@ -48,7 +48,7 @@ def gate_pullback(dy: Array, value: Array, z: Array, b: Array | None, dvalue: Ar
     cut = shares(*value.shape, dy, value, z, dvalue, dz, summed=b is not None)
     sums = None if b is None else cupy.empty((cut.chunks, len(b)), accum_dtype(value.dtype))
     arguments = (*operand(dy), *operand(value), *operand(z), vector(b), *operand(dvalue), *operand(dz), sums)
-    run("gate.cu", "backward", value, cut, arguments)
+    run("gate.cu", "gate_pullback", value, cut, arguments)
     return None if sums is None else row_sums(sums)
 
 

@@ -52,14 +52,14 @@ struct Hold {
   }
 };
 
-extern "C" __global__ void forward(const S* a, const double* h, S* a_bar, S* w, i64 size) {
+extern "C" __global__ void hold(const S* a, const double* h, S* a_bar, S* w, i64 size) {
   const i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x;
   if (i >= size) return;
   const Hold hold(Double<S>::of(a[i]), h[i]);
   a_bar[i] = Double<S>::narrow(hold.power), w[i] = Double<S>::narrow(mul(h[i], hold.phi));
 }
 
-extern "C" __global__ void backward(const S* a, const double* h, const S* da_bar, const S* dw, typename Double<S>::type* da,
+extern "C" __global__ void hold_pullback(const S* a, const double* h, const S* da_bar, const S* dw, typename Double<S>::type* da,
                                     double* dh, i64 size) {
   const i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x;
   if (i >= size) return;

@@ -19,7 +19,7 @@ def discretize_diag(a: Array, h: Array, method: str, alpha: float | None) -> tup
     dtype = a.dtype
     a, h = _alike(a, h)
     outputs = cupy.empty(a.shape, dtype), cupy.empty(a.shape, dtype)
-    _run("forward", a, h, *outputs)
+    _run("hold", a, h, *outputs)
     return outputs
 
 
@@ -33,7 +33,7 @@ def discretize_diag_pullback(
     a, h, *flows = _alike(a, h, *grads)
     wide = cupy.empty(a.shape, np.complex128 if a.dtype.kind == "c" else np.float64)
     dh = cupy.empty(a.shape, np.float64)
-    _run("backward", a, h, *flows, wide, dh)
+    _run("hold_pullback", a, h, *flows, wide, dh)
     return wide, dh
 
 

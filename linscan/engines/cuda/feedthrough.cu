@@ -9,7 +9,7 @@
 #include "columns.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-forward(const S* y, i64 stride, const S* u, i64 u_stride, const C* D, S* out, i64 n, i64 columns, i64 rows) {
+feedthrough(const S* y, i64 stride, const S* u, i64 u_stride, const C* D, S* out, i64 n, i64 columns, i64 rows) {
   const Place place(n, columns, rows);
   C d[PACK];
   shared_by_rows(d, D, place, 0);
@@ -21,7 +21,7 @@ forward(const S* y, i64 stride, const S* u, i64 u_stride, const C* D, S* out, i6
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-backward(const S* dy, i64 stride, const S* u, i64 u_stride, const S* around, i64 around_stride, const C* D, S* du, C* sums,
+feedthrough_pullback(const S* dy, i64 stride, const S* u, i64 u_stride, const S* around, i64 around_stride, const C* D, S* du, C* sums,
          i64 n, i64 columns, i64 rows) {
   const Place place(n, columns, rows);
   C d[PACK], dD[PACK] = {};

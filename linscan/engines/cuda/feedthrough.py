@@ -12,7 +12,7 @@ def feedthrough(y: Array, u: Array, D: Array) -> Array:
     """See `linscan.engines.reference.feedthrough.feedthrough`."""
     y, u = map(rows_of, (y, u))
     out = cupy.empty(y.shape, y.dtype)
-    run("feedthrough.cu", "forward", y, shares(*y.shape, y, u, out), (*operand(y), *operand(u), vector(D), out))
+    run("feedthrough.cu", "feedthrough", y, shares(*y.shape, y, u, out), (*operand(y), *operand(u), vector(D), out))
     return out
 
 
@@ -22,5 +22,11 @@ def feedthrough_pullback(dy: Array, u: Array, D: Array, around: Array | None) ->
     dy, u, around = map(rows_of, (dy, u, around))
     du, cut = cupy.empty(u.shape, u.dtype), shares(*u.shape, dy, u, around, summed=True)
     sums = cupy.empty((cut.chunks, u.shape[1]), accum_dtype(u.dtype))
-    run("feedthrough.cu", "backward", u, cut, (*operand(dy), *operand(u), *operand(around), vector(D), du, sums))
+    run(
+        "feedthrough.cu",
+        "feedthrough_pullback",
+        u,
+        cut,
+        (*operand(dy), *operand(u), *operand(around), vector(D), du, sums),
+    )
     return du, row_sums(sums)

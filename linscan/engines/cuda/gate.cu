@@ -10,7 +10,7 @@
 #include "functions.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-forward(const S* value, i64 stride, const S* z, i64 z_stride, const C* bias, const S* around, i64 around_stride, S* y, i64 n,
+gate(const S* value, i64 stride, const S* z, i64 z_stride, const C* bias, const S* around, i64 around_stride, S* y, i64 n,
         i64 columns, i64 rows) {
   const Place place(n, columns, rows);
   C b[PACK];
@@ -23,7 +23,7 @@ forward(const S* value, i64 stride, const S* z, i64 z_stride, const C* bias, con
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-backward(const S* dy, i64 dy_stride, const S* value, i64 stride, const S* z, i64 z_stride, const C* bias, S* dvalue,
+gate_pullback(const S* dy, i64 dy_stride, const S* value, i64 stride, const S* z, i64 z_stride, const C* bias, S* dvalue,
          i64 dvalue_stride, S* dz, i64 dz_stride, C* sums, i64 n, i64 columns, i64 rows) {
   const Place place(n, columns, rows);
   C b[PACK], db[PACK] = {};

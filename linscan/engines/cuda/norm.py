@@ -17,7 +17,7 @@ def row_norm(x: Array, scale: Array | None, shift: Array | None, eps: float, *, 
     y, root = cupy.empty(x.shape, x.dtype), cupy.empty(len(x), wide)
     mean = cupy.empty(len(x), wide) if centred else None
     arguments = (*operand(x), vector(scale), vector(shift), float(eps), y, mean, root)
-    _by_row("normal", x, shares(*x.shape, x, y), arguments, centred)
+    _by_row("normal_rows", x, shares(*x.shape, x, y), arguments, centred)
     return y, mean, root
 
 
@@ -28,7 +28,7 @@ def row_norm_pullback(dy: Array, x: Array, scale: Array | None, mean: Array | No
     dx = cupy.empty(x.shape, x.dtype)
     cut = shares(*x.shape, dy, x, around, dx)
     arguments = (*operand(dy), *operand(x), *operand(around), vector(scale), mean, r, dx)
-    _by_row("flow", x, cut, arguments, mean is not None)
+    _by_row("flow_rows", x, cut, arguments, mean is not None)
     return dx, *_slopes("slopes_of_rows", dy, x, mean, r, 0.0)
 
 

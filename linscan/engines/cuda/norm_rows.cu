@@ -25,7 +25,7 @@ template <class Body> __device__ __forceinline__ void along(i64 columns, Body bo
 __device__ __forceinline__ void load(C (&x)[PACK], const S* from) { widen(x, *reinterpret_cast<const Pack*>(from)); }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-normal(const S* x, i64 stride, const C* scale, const C* shift, double eps, S* y, C* means, C* roots, i64 n, i64 columns) {
+normal_rows(const S* x, i64 stride, const C* scale, const C* shift, double eps, S* y, C* means, C* roots, i64 n, i64 columns) {
   const i64 row = blockIdx.x * i64(THREADS / 32) + threadIdx.x / 32;
   if (row >= n) return;
   x += row * stride, y += row * columns;
@@ -55,7 +55,7 @@ normal(const S* x, i64 stride, const C* scale, const C* shift, double eps, S* y,
 
 // dx = r (dn - mean(dn) - n mean(dn n)) + around, with dn = dy scale; without the first mean about 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
-flow(const S* dy, i64 dy_stride, const S* x, i64 stride, const S* around, i64 around_stride, const C* scale,
+flow_rows(const S* dy, i64 dy_stride, const S* x, i64 stride, const S* around, i64 around_stride, const C* scale,
      const C* means, const C* roots, S* dx, i64 n, i64 columns) {
   const i64 row = blockIdx.x * i64(THREADS / 32) + threadIdx.x / 32;
   if (row >= n) return;

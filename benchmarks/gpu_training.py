@@ -11,9 +11,12 @@ from typing import Any
 import cupy
 import numpy as np
 
-from benchmarks.gpu import Row
+from benchmarks.gpu import Row, timed
 from linscan.models import Stack, Training
+from linscan.ops.activation import activation, activation_vjp, gate_vjp
+from linscan.ops.feedthrough import feedthrough_vjp
 from linscan.ops.loss import cross_entropy_vjp
+from linscan.ops.norm import batch_statistics_norm_vjp
 from linscan.train.optimisers import RECURRENT, AdamW, Group, global_norm
 from linscan.train.packed import Packed
 from linscan.train.presets import LAYERS
@@ -62,7 +65,29 @@ def wall(step: Callable[[], Any], repeats: int = 30) -> float:
     return (perf_counter() - begin) / repeats * 1e3
 
 
+def passes() -> Iterator[Row]:
+    """The operations around the scans, each against the bytes of its arrays."""
+    shape = BATCH * LENGTH, D
+    x, z, around = (cupy.random.standard_normal(shape, dtype=np.float32) for _ in range(3))
+    b = cupy.ones(D, np.float32)
+    normal, gated = batch_statistics_norm_vjp(x, b, b)[1], gate_vjp(x, z, b, around)[1]
+    curved, direct = activation_vjp(x, "gelu_tanh")[1], feedthrough_vjp(x, z, b)[1]
+    calls: dict[str, tuple[int, Callable[[], Any]]] = {
+        "`batch_norm` by the batch": (3, lambda: batch_statistics_norm_vjp(x, b, b)[0]),
+        "pullback, with what flows around": (6, lambda: normal(z, around)),
+        "`activation` gelu_tanh": (2, lambda: activation(x, "gelu_tanh")),
+        "pullback and a sum": (4, lambda: curved(z, around)),
+        "`gate` with bias and sum": (4, lambda: gate_vjp(x, z, b, around)[0]),
+        "pullback": (5, lambda: gated(around)),
+        "`feedthrough`": (3, lambda: feedthrough_vjp(x, z, b)[0]),
+        "its pullback and a sum": (4, lambda: direct(around, x)),
+    }
+    for name, (count, call) in calls.items():
+        yield Row(f"{name}, float32 {shape}", count * x.nbytes, timed([call]))
+
+
 def rows() -> Iterator[Row]:
+    yield from passes()
     step, pool = a_step(BATCH, LENGTH), cupy.get_default_memory_pool()
     pool.free_all_blocks()
     ms = wall(step)

@@ -6,7 +6,7 @@ registers, measured in the same run. A step of a decoder reads and writes its st
 """
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 
 import cupy
 import numpy as np
@@ -33,18 +33,19 @@ extern "C" __global__ void rate(float* out, float x, int times) {
 def rows() -> Iterator[Row]:
     _check()
     shape = 8, 16, 4096, 128, 128
-    for name, kind, count in (
-        ("linear_attention", "scalar", 2),
-        ("linear_attention", "vector", 2),
-        ("delta_rule", None, 3),
-        ("delta_rule", "scalar", 3),
+    for name, kind, count, precision in (
+        ("linear_attention", "scalar", 2, "exact"),
+        ("linear_attention", "scalar", 2, "tf32"),
+        ("linear_attention", "vector", 2, "exact"),
+        ("delta_rule", None, 3, "exact"),
+        ("delta_rule", "scalar", 3, "exact"),
     ):
-        run, args = getattr(linscan, f"{name}_vjp"), _arguments(name, shape, kind)
-        forward = getattr(linscan, name)
+        args = _arguments(name, shape, kind)
+        forward, run = (partial(getattr(linscan, f), *args, precision=precision) for f in (name, f"{name}_vjp"))
         flops = 2 * count * float(np.prod(shape))
-        work = f"`{name}` {shape}, {kind or 'no'} decay, float32"
-        yield _row(work, flops, timed([lambda forward=forward, args=args: forward(*args)], 10))
-        (o, _), pullback = run(*args)
+        work = f"`{name}` {shape}, {kind or 'no'} decay, float32, {precision}"
+        yield _row(work, flops, timed([forward], 10))
+        (o, _), pullback = run()
         yield _row(f"pullback, {work}", 2 * flops, timed([lambda o=o, pullback=pullback: pullback(o)], 10))
         del o, pullback
     yield from _steps()

@@ -25,6 +25,7 @@ def delta_rule(
     scale: float = 1,
     reverse: bool = False,
     reset: Array | None = None,
+    precision: str = "exact",
     workers: int | None = None,
 ) -> tuple[Array, Array]:
     r"""Delta rule ``S[t] = D S[t-1] + beta[t] k[t] (v[t] - (D S[t-1])ᵀ k[t])ᵀ``, ``D = diag(e^g[t])``, in chunks.
@@ -58,6 +59,8 @@ def delta_rule(
         Run over the tokens backwards; `S` is then the state at the first one.
     reset : array_like of bool, shape (..., T), optional
         Where true, the state is forgotten before that token, even NaN: packs several sequences into one.
+    precision : {"exact", "tf32"}, default "exact"
+        As for `linear_attention`, but so far without effect: products are exact.
     workers : int, optional
         Threads the CPU engine may use, as in `scipy.fft`; None means as many as pay for this size.
 
@@ -71,7 +74,7 @@ def delta_rule(
     Raises
     ------
     ValueError
-        If shapes do not fit or broadcast, or `n_householder` is below 1.
+        If shapes do not fit or broadcast, `n_householder` is below 1, or `precision` is unknown.
     TypeError
         For an unsupported dtype, a complex `g`, or host and GPU arrays mixed.
 
@@ -115,7 +118,7 @@ def delta_rule(
     """
     n = _arrays.check_count("delta_rule", "n_householder", n_householder, 1)
     p, delta = delta_of("delta_rule", (q, k, v, beta, g, S0, w), n, reverse, reset)
-    o, S, _ = dplr.run("delta_rule", p, delta, float(scale), False, workers)
+    o, S, _ = dplr.run("delta_rule", p, delta, float(scale), False, precision, workers)
     return collected(o, -2, n, n - 1, reverse), S
 
 
@@ -133,13 +136,14 @@ def delta_rule_vjp(
     scale: float = 1,
     reverse: bool = False,
     reset: Array | None = None,
+    precision: str = "exact",
     workers: int | None = None,
 ) -> tuple[tuple[Array, Array], Callable[..., tuple[Array | None, ...]]]:
     """`delta_rule` and its pullback.
 
     Parameters
     ----------
-    q, k, v, beta, g, S0, w, n_householder, scale, reverse, reset, workers
+    q, k, v, beta, g, S0, w, n_householder, scale, reverse, reset, precision, workers
         As in `delta_rule`.
 
     Returns
@@ -178,7 +182,7 @@ def delta_rule_vjp(
     who, n = "delta_rule_vjp", _arrays.check_count("delta_rule_vjp", "n_householder", n_householder, 1)
     given = q, k, v, beta, g, S0, w
     p, delta = delta_of(who, given, n, reverse, reset)
-    o, S, states = dplr.run("delta_rule", p, delta, float(scale), True, workers)
+    o, S, states = dplr.run("delta_rule", p, delta, float(scale), True, precision, workers)
     o = collected(o, -2, n, n - 1, reverse)
     back = dplr.pullback("delta_rule", p, delta, states, float(scale), workers)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines import pick
-from linscan.ops.matrix_state import Prepared
+from linscan.ops.matrix_state import Prepared, check_precision
 
 
 class Terms(NamedTuple):
@@ -33,12 +33,13 @@ def unless_reset(p: Prepared, x: Array) -> Array:
 
 
 def run(
-    row: str, p: Prepared, given: tuple[Any, ...], scale: float, keep: bool, workers: int | None
+    row: str, p: Prepared, given: tuple[Any, ...], scale: float, keep: bool, precision: str, workers: int | None
 ) -> tuple[Any, ...]:
     """Outputs, final state and, if `keep`, the states before every chunk, by the engine of this row.
 
     `given` are `Terms`, or for the delta rule its own arguments; q comes first and S0 last.
     """
+    check_precision(row, precision)
     return pick(row, p.dtype, given[0])(*given, scale=scale, keep=keep, workers=workers)
 
 

@@ -23,6 +23,7 @@ def dplr_attention(
     scale: float = 1,
     reverse: bool = False,
     reset: Array | None = None,
+    precision: str = "exact",
     workers: int | None = None,
 ) -> tuple[Array, Array]:
     r"""Linear attention with transitions ``diag(e^g[t]) + b[t] a[t]ᵀ``, in chunks: RWKV-7 and its relatives.
@@ -48,6 +49,8 @@ def dplr_attention(
         Run backwards: ``S[t]`` follows from ``S[t+1]``, and `S` is the state at the first step.
     reset : array_like of bool, shape (..., T), optional
         Where true, the state is forgotten before that step, even NaN: packs several sequences into one.
+    precision : {"exact", "tf32"}, default "exact"
+        As for `linear_attention`, but so far without effect: products are exact.
     workers : int, optional
         Threads the CPU engine may use, as in `scipy.fft`; None means as many as pay for this size.
 
@@ -61,7 +64,7 @@ def dplr_attention(
     Raises
     ------
     ValueError
-        If shapes do not fit or broadcast.
+        If shapes do not fit or broadcast, or `precision` is unknown.
     TypeError
         For an unsupported dtype, a complex `g` (rotate the other arguments instead), or host and GPU arrays mixed.
 
@@ -100,7 +103,7 @@ def dplr_attention(
            [8.]])
     """
     p, terms = _terms("dplr_attention", q, k, v, a, b, g, S0, reset, reverse)
-    o, S, _ = dplr.run("dplr_attention", p, terms, float(scale), False, workers)
+    o, S, _ = dplr.run("dplr_attention", p, terms, float(scale), False, precision, workers)
     return flip_time(o, -2) if reverse else o, S
 
 
@@ -178,13 +181,14 @@ def dplr_attention_vjp(
     scale: float = 1,
     reverse: bool = False,
     reset: Array | None = None,
+    precision: str = "exact",
     workers: int | None = None,
 ) -> tuple[tuple[Array, Array], Callable[..., tuple[Array | None, ...]]]:
     """`dplr_attention` and its pullback.
 
     Parameters
     ----------
-    q, k, v, a, b, g, S0, scale, reverse, reset, workers
+    q, k, v, a, b, g, S0, scale, reverse, reset, precision, workers
         As in `dplr_attention`.
 
     Returns
@@ -226,7 +230,7 @@ def dplr_attention_vjp(
     # (complex numbers conjugated where they stand as factors, the real part in dg).
     given, who = (q, k, v, a, b, g, S0), "dplr_attention_vjp"
     p, terms = _terms(who, *given, reset, reverse)
-    o, S, states = dplr.run("dplr_attention", p, terms, float(scale), True, workers)
+    o, S, states = dplr.run("dplr_attention", p, terms, float(scale), True, precision, workers)
     o = flip_time(o, -2) if reverse else o
     back = dplr.pullback("dplr_attention", p, terms, states, float(scale), workers)
 

@@ -105,6 +105,11 @@ def _fit(who: str, name: str, x: Array, axes: str, sizes: dict[str, int]) -> Arr
     return x
 
 
+def check_precision(who: str, precision: str) -> None:
+    """Refuse what is not a precision of products; engines that have one kind of products need not be told."""
+    _arrays.check_choice(who, "precision", precision, ("exact", "tf32"))
+
+
 def zero_state(p: Prepared) -> Array:
     """The state before the first step: S0, or zeros, of shape lead + (K, V)."""
     shape = (*p.lead, p.key, p.value)

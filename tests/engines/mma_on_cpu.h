@@ -24,6 +24,16 @@ template <class S> void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, S)
   }
 }
 
+struct Fragments8 { float a[4], b[2]; };
+inline float cut_off(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
+inline void mma8(float (&d)[4], const float (&a)[4], float b0, float b1) {
+  const Fragments8* all = exchange(Fragments8{{a[0], a[1], a[2], a[3]}, {b0, b1}});
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  for (int i = 0; i < 4; i++)
+    for (int k = 0; k < 8; k++)
+      d[i] += cut_off(all[4 * g + k % 4].a[k / 4 * 2 + i / 2]) * cut_off(all[4 * (2 * t + i % 2) + k % 4].b[k / 4]);
+}
+
 template <bool TURNED> void load_tiles(u32 (&x)[4], const void* row) {
   const void* const* rows = exchange(row);
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;

@@ -26,6 +26,14 @@ def main() -> None:
         for decays in (shape, (*shape, keys)):
             (o, S), pullback = linscan.linear_attention_vjp(q, k, v, cupy.full(decays, -0.1, "float32"), S0)
             assert all(bool(cupy.isfinite(x).all()) for x in pullback(o, S))
+            if decays is not shape:
+                continue
+            for precision in ("exact", "tf32"):
+                wide = [x.astype("float32") for x in (q, k, v)]
+                (o, S), pullback = linscan.linear_attention_vjp(
+                    *wide, cupy.full(decays, -0.1, "float32"), S0, precision=precision
+                )
+                assert all(bool(cupy.isfinite(x).all()) for x in pullback(o, S))
     cupy.cuda.Device().synchronize()
 
 

@@ -25,8 +25,13 @@ def problem(rng, dtype, length, keys, values, lead=(2,), decay=0.1, kind="a step
     return q, k, random(rng, (*lead, length, values), dtype), g, random(rng, (*lead, keys, values), "float32")
 
 
-def check(args, dtype, **options):
+# What the numbers that products take in are wrong by at most: 16-bit ones, those of float32 arrays.
+EXACT, TF32 = 5e-6 / 4, 2.0**-11
+
+
+def check(args, dtype, unit=None, **options):
     """Output, final state and gradients: those of the reference engine in double precision on the host."""
+    unit = eps(dtype) if unit is None else unit
     poison()
     (o, S), pullback = linscan.linear_attention_vjp(*on_gpu(*args), **options)
     assert o.dtype == dtype_of(dtype)
@@ -34,8 +39,8 @@ def check(args, dtype, **options):
     with linscan.use_engine("reference"):
         (want_o, want_S), want = linscan.linear_attention_vjp(*wide, **options)
     # What products take in is rounded: q, k and v, the decayed products and the states.
-    assert_close(cupy.asnumpy(o), want_o, 4 * eps(dtype), "o")
-    assert_close(cupy.asnumpy(S), want_S, 2 * eps(dtype), "S")
+    assert_close(cupy.asnumpy(o), want_o, 4 * unit, "o")
+    assert_close(cupy.asnumpy(S), want_S, 2 * unit, "S")
     rng = np.random.default_rng(3)
     do, dS = random(rng, o.shape, dtype), random(rng, S.shape, "float32")
     poison()
@@ -43,7 +48,7 @@ def check(args, dtype, **options):
     for name, got, exact in zip(NAMES, grads, want(*map(oracles.wide, (do, dS))), strict=True):
         assert (got is None) == (exact is None), name
         if got is not None:
-            assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * eps(dtype), f"gradient of {name}")
+            assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * unit, f"gradient of {name}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,3 +146,35 @@ def test_bits_repeat_and_depend_on_nothing_else(rng, length, kind):
     one, last = linscan.linear_attention(*(x[1] for x in args))
     assert same(one, o[1])
     assert same(last, S[1])
+
+
+@pytest.mark.parametrize(("precision", "unit"), [("exact", EXACT), ("tf32", TF32)])
+class TestFloat32:
+    """One decay a step: three products of tensor cores for one, or a single one of rounded numbers."""
+
+    @pytest.mark.parametrize(("length", "keys", "values"), [(1, 64, 64), (63, 16, 7), (65, 80, 65), (200, 128, 128)])
+    def test_any_size(self, rng, length, keys, values, precision, unit):
+        check(problem(rng, "float32", length, keys, values), "float32", unit, precision=precision, scale=keys**-0.5)
+
+    @pytest.mark.parametrize("decay", [None, 1e-3, 0.1, 1.0, 30.0])
+    def test_weak_and_strong_decays(self, rng, decay, precision, unit):
+        q, k, v, g, S0 = problem(rng, "float32", 1000, 64, 64, decay=decay or 0)
+        gates = 8 if decay == 30.0 else 1  # dg is what is left of sums that are hundreds of times as large
+        check((q, k, v, g if decay else None, S0), "float32", gates * unit, precision=precision)
+
+    def test_long_sequences_are_cut(self, rng, precision, unit):
+        q, k, v, g, S0 = problem(rng, "float32", 20_000, 64, 64, lead=())
+        g[[0, 5000]] = -np.inf
+        check((q, k, v, g, S0), "float32", unit, precision=precision)
+
+    def test_what_is_not_finite_stays_where_it_belongs(self, rng, precision, unit):
+        q, k, v, g, S0 = problem(rng, "float32", 300, 64, 64)
+        q[0, 10, 3] = k[0, 70, 5] = v[1, 20, 2] = np.nan
+        v[1, 100, 3], g[0, 150], g[1, 250] = np.inf, -np.inf, np.nan
+        o, S = linscan.linear_attention(*on_gpu(q, k, v, g, S0), precision=precision)
+        with linscan.use_engine("reference"):
+            want, last = linscan.linear_attention(*map(oracles.wide, (q, k, v, g, S0)))
+        for got, exact in ((o.get(), want), (S.get(), last)):
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
+            fine = np.isfinite(exact)
+            assert_close(np.where(fine, got, 0), np.where(fine, exact, 0), 4 * unit)

@@ -18,7 +18,7 @@ from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
 from tests.tolerances import assert_close, eps
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
-DTYPE = dtype_of("bfloat16")  # float16 is converted by instructions that only a card has
+DTYPE, BFLOAT16 = dtype_of("bfloat16"), eps("bfloat16")  # float16 is converted by instructions that only a card has
 
 KERNELS = {
     "linear_attention.cu": ("run", "reduce", "carry"),
@@ -68,29 +68,29 @@ def engine(tmp_path_factory):
             )
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-            module.has_tensor_cores = lambda x: True
+            module.has_tensor_cores, module.shared_limit = lambda x: True, lambda x: 1 << 18
             module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
             patch.setitem(sys.modules, folders + name, module)
             patch.setattr(linscan.engines.cuda, name, module, raising=False)
     return module
 
 
-def check(engine, q, k, v, g, S0, scale=1.0):
+def check(engine, q, k, v, g, S0, scale=1.0, precision="exact", unit=BFLOAT16, gate=16):
     """Outputs, final state and gradients of every head are those of the plain loop in double precision."""
     lead = np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v, g, S0) if x is not None))
     given = [None if x is None else x.view(Array) for x in (q, k, v, g, S0)]
     options = {"lead": lead, "scale": scale, "workers": None}
-    o, S, states = engine.linear_attention(*given, keep=True, **options)
+    o, S, states = engine.linear_attention(*given, keep=True, precision=precision, **options)
     rng = np.random.default_rng(5)
-    do, dS = random(rng, o.shape, DTYPE).view(Array), random(rng, S.shape, "float32").view(Array)
+    do, dS = random(rng, o.shape, q.dtype).view(Array), random(rng, S.shape, "float32").view(Array)
     grads = engine.linear_attention_pullback(*given, states, do, dS, **options)
     exact = [None if x is None else np.empty(lead + x.shape[-2:]) for x in given]
     for row in np.ndindex(*lead):
         wide = [None if x is None else oracles.wide(np.broadcast_to(x, lead + x.shape[-2:])[row]) for x in given]
         (want_o, want_S), pullback = linscan.linear_attention_vjp(*wide, scale=scale)
         # What products take in is rounded: q, k and v, the decayed products and the states.
-        assert_close(o[row], want_o, 4 * eps("bfloat16"), "o")
-        assert_close(S[row], want_S, 2 * eps("bfloat16"), "S")
+        assert_close(o[row], want_o, 4 * unit, "o")
+        assert_close(S[row], want_S, 2 * unit, "S")
         for every, one in zip(exact, pullback(*map(oracles.wide, (do[row], dS[row]))), strict=True):
             if every is not None:
                 every[row] = one
@@ -98,7 +98,7 @@ def check(engine, q, k, v, g, S0, scale=1.0):
         assert (got is None) == (x is None)
         if x is not None:
             got, want = grad_like(oracles.wide(got), oracles.wide(x)), grad_like(want, oracles.wide(x))
-            assert_close(got, want, (16 if name == "g" else 4) * eps("bfloat16"), f"gradient of {name}")
+            assert_close(got, want, (gate if name == "g" else 4) * unit, f"gradient of {name}")
 
 
 def test_the_plain_loop(rng, engine):
@@ -165,3 +165,35 @@ def test_heads_share_decays_by_channel(rng, engine, monkeypatch):
     q, v = random(rng, (2, 2, 66, 7), DTYPE), random(rng, (2, 1, 66, 24), DTYPE)[..., ::3]
     k = random(rng, (66, 2, 7), DTYPE).swapaxes(0, 1)
     check(engine, q, k, v, gates(rng, 2, 66, 7), random(rng, (2, 1, 7, 8), "float32"))
+
+
+FLOAT32 = {"exact": 2.0**-22, "tf32": 2.0**-11}  # what each product of two numbers is wrong by, at most
+
+
+@pytest.mark.parametrize("precision", FLOAT32)
+def test_float32(rng, engine, precision, monkeypatch):
+    unit = {"precision": precision, "unit": FLOAT32[precision]}
+    q, k, v = (random(rng, (70, n), "float32") for n in (80, 80, 72))
+    check(engine, q, k, v, gates(rng, 70, 1), random(rng, (80, 72), "float32"), scale=0.5, **unit)
+    q, k, v = (random(rng, (150, n), "float32") for n in (9, 9, 5))
+    S0, g = random(rng, (9, 5), "float32"), gates(rng, 150, 1, largest=60)
+    g[[0, 5, 63, 64, 100]] = -np.inf
+    check(engine, q, k, v, g, S0, gate=64, **unit)  # dg is what is left of sums that are hundreds of times as large
+    monkeypatch.setattr(engine, "_WHOLE", 1)
+    monkeypatch.setattr(engine, "_SEGMENT", 1)
+    check(engine, q, k, v, gates(rng, 150, 1, largest=0.1), S0, **unit)
+
+
+@pytest.mark.parametrize("precision", FLOAT32)
+def test_what_is_not_finite_stays_where_it_belongs(rng, engine, precision):
+    q, k, v = (random(rng, (70, n), "float32") for n in (9, 9, 5))
+    g = gates(rng, 70, 1)
+    q[3, 1] = k[9, 2] = v[20, 0] = np.nan
+    v[30, 1], g[40], g[60] = np.inf, -np.inf, np.nan
+    options = {"lead": (), "scale": 1.0, "workers": None, "keep": False, "precision": precision}
+    o, S, _ = engine.linear_attention(*(x.view(Array) for x in (q, k, v, g)), None, **options)
+    want, last = linscan.linear_attention(*map(oracles.wide, (q, k, v, g)))
+    np.testing.assert_array_equal(np.isnan(o), np.isnan(want))
+    np.testing.assert_array_equal(np.isnan(S), np.isnan(last))
+    fine = np.isfinite(want)
+    assert_close(np.where(fine, o, 0), np.where(fine, want, 0), 2.0**-19)

@@ -510,6 +510,10 @@ def test_errors_say_who_what_and_what_came():
         linscan.delta_rule(q, q, v, beta, n_householder=2)
     with pytest.raises(ValueError, match=r"delta_rule: n_householder must be at least 1; got 0"):
         linscan.delta_rule(q, q, v, beta, n_householder=0)
+    with pytest.raises(ValueError, match=r"delta_rule: precision must be one of 'exact', 'tf32'; got 'half'"):
+        linscan.delta_rule(q, q, v, 1.0, precision="half")
+    with pytest.raises(ValueError, match=r"dplr_attention: precision must be one of"):
+        linscan.dplr_attention(q, q, v, q, q, precision="half")
     with pytest.raises(TypeError, match=r"dplr_attention: g must be real; got complex128"):
         linscan.dplr_attention(q, q, v, q, q, 1j * beta)
     with pytest.raises(TypeError, match=r"dplr_attention: reset must be boolean; got float64"):

@@ -325,6 +325,13 @@ def test_the_rank_of_g_says_what_it_is(rng):
         close(linscan.linear_attention(q, k, v, constant), linscan.linear_attention(q, k, v, 0 * g - 0.5), "float64", 4)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_precision_is_without_effect_on_a_cpu(rng, dtype):
+    args = problem(rng, (2,), 70, 5, 3, "scalar", dtype)
+    for x, y in zip(linscan.linear_attention(*args), linscan.linear_attention(*args, precision="tf32"), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 def test_errors_say_who_what_and_what_came():
     q, v = np.ones((2, 8, 4)), np.ones((2, 8, 3))
     with pytest.raises(ValueError, match=r"linear_attention: k must be \(…, T = 8, K = 4\); got \(2, 8, 3\)"):
@@ -347,6 +354,9 @@ def test_errors_say_who_what_and_what_came():
         linscan.linear_attention(q, q, v, np.ones((2, 8)) * 1j)
     with pytest.raises(TypeError, match=r"linear_attention: reset must be boolean; got float64"):
         linscan.linear_attention(q, q, v, reset=np.ones(8))
+    for f in (linscan.linear_attention, linscan.linear_attention_vjp):
+        with pytest.raises(ValueError, match=rf"{f.__name__}: precision must be one of 'exact', 'tf32'; got 'half'"):
+            f(q, q, v, precision="half")
     with pytest.raises(ValueError, match=r"linear_attention_vjp: do must have shape \(2, 8, 3\); got \(2, 8, 4\)"):
         linscan.linear_attention_vjp(q, q, v)[1](q, None)
     with pytest.raises(ValueError, match=r"linear_attention_step: k must be"):

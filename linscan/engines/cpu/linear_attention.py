@@ -18,7 +18,7 @@ __all__ = ["linear_attention", "linear_attention_pullback", "linear_attention_st
 _GRAIN = 1 << 20  # multiply-adds a thread must get for its hand-over to pay
 
 
-def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
+def linear_attention(q, k, v, g, S0, *, lead, scale, keep, precision, workers):
     """See `linscan.ops.linear_attention`; also returns, if `keep`, the states before every chunk."""
     (length, K), V, dtype, compute = q.shape[-2:], v.shape[-1], q.dtype, accum_dtype(q.dtype)
     inputs = _inputs(q, k, v, g, S0, lead)

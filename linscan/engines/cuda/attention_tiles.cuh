@@ -4,7 +4,10 @@
 #include "mma_tiles.cuh"
 
 typedef STORAGE S;
-constexpr int STEPS = 64, THREADS = 32 * WARPS, PAD = 8;
+typedef typename Two<S>::type Both;
+constexpr bool SINGLE = sizeof(S) == 4;  // float32 arrays
+// Rows are so far apart that neighbouring ones lie in different banks: those read along, and those read across.
+constexpr int STEPS = 64, THREADS = 32 * WARPS, PAD = 8, PAD_ACROSS = SINGLE ? 4 : 8;
 
 // Steps `begin` to `end` of `width` numbers each, the rest of `rows` rows of WIDTH zeros; where the arrays allow it in the
 // background, see `arrived`.
@@ -44,9 +47,9 @@ __device__ __forceinline__ i64 begin(i64 c, i64 head, i64 length) {
 }
 
 // Numbers c and c + 1 of `width`, zeros beyond.
-__device__ __forceinline__ u32 two(const S* x, int c, int width) {
-  if (PACKED) return c < width ? *reinterpret_cast<const u32*>(x) : 0;
-  return (c < width ? x[0].bits : 0) | (c + 1 < width ? static_cast<u32>(x[1].bits) << 16 : 0);
+__device__ __forceinline__ Both two(const S* x, int c, int width) {
+  if (PACKED) return c < width ? *reinterpret_cast<const Both*>(x) : Both{};
+  return pair<S>(c < width ? widen(x[0]) : 0.0f, c + 1 < width ? widen(x[1]) : 0.0f);
 }
 
 // 16 x 8 of a result: two neighbours at a time where their places are whole words.
@@ -58,7 +61,7 @@ __device__ __forceinline__ void write(S* to, i64 time, const float (&x)[4], int 
     if (t >= count || c >= width) continue;
     const float first = scale * x[2 * half], second = scale * x[2 * half + 1];
     if (PACKED) {
-      *reinterpret_cast<u32*>(to + t * time + c) = pair<S>(first, second);
+      *reinterpret_cast<Both*>(to + t * time + c) = pair<S>(first, second);
     } else {
       to[t * time + c] = Narrow<S>::of(first);
       if (c + 1 < width) to[t * time + c + 1] = Narrow<S>::of(second);

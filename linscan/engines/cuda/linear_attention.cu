@@ -51,8 +51,8 @@ __device__ __forceinline__ void put(State& state, float* to, int keys, i64 value
 
 // The same, of the state as it lies in shared memory, in 16 bits.
 __device__ __forceinline__ void put(const Shared& shared, S* to, int keys, i64 values, int width) {
-  constexpr int PACK = PACKED ? 8 : 1;
-  struct alignas(2 * PACK) Pack { S item[PACK]; };
+  constexpr int PACK = PACKED ? 16 / sizeof(S) : 1;
+  struct alignas(PACK * sizeof(S)) Pack { S item[PACK]; };
   for (int i = threadIdx.x; i < KEYS * (SLICE / PACK); i += THREADS) {
     const int key = i / (SLICE / PACK), c = i % (SLICE / PACK) * PACK;
     if (key < keys && c < width) *reinterpret_cast<Pack*>(to + key * values + c) = *reinterpret_cast<const Pack*>(&shared.state[key][c]);
@@ -60,7 +60,7 @@ __device__ __forceinline__ void put(const Shared& shared, S* to, int keys, i64 v
 }
 
 // Mates of the outputs of this lane; zeros outside.
-typedef u32 Mates[COLUMNS][2];
+typedef Both Mates[COLUMNS][2];
 __device__ __forceinline__ void mates(Mates& to, const Layout& layout, const Spot& x, const Place& place, i64 t, int count,
                                       const Extras& extras, int lane) {
 #pragma unroll
@@ -69,7 +69,7 @@ __device__ __forceinline__ void mates(Mates& to, const Layout& layout, const Spo
     for (int half = 0; half < 2; half++) {
       const int step = 16 * quarter() + lane / 4 + 8 * half, c = half_column() + 8 * n + lane % 4 * 2;
       const S* from = extras.mate + place.at[MATE] + x.column + (t + step) * layout.operand[MATE].time;
-      to[n][half] = step < count ? two(from + c, c, x.width) : 0;
+      to[n][half] = step < count ? two(from + c, c, x.width) : Both{};
     }
 }
 
@@ -121,28 +121,32 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     next = begin(chunk + 1, extras.head, layout.length);
     const int count = static_cast<int>(next - t);
     if (OUT)
-      each_pair(state, lane, [&](int key, int c, float y, float z) { *reinterpret_cast<u32*>(&shared.state[key][c]) = pair<S>(y, z); });
+      each_pair(state, lane, [&](int key, int c, float y, float z) { *reinterpret_cast<Both*>(&shared.state[key][c]) = pair<S>(y, z); });
     if (warp == 0) gates(shared, ahead, lane);
     if (next < x.hi) bring(shared.stage[(chunk + 1) % 2], next, begin(chunk + 2, extras.head, layout.length)), arrived<1>();
     else arrived<0>();
     __syncthreads();
     decay *= since_start(shared, STEPS - 1);
+    bool wild = false;
+    if (SINGLE) wild = __syncthreads_or(is_wild<OUT>(state, shared, stage, lane));
+    if (OUT && KEPT == WRITE) put(shared, extras.kept + (x.row * chunks + chunk) * keys * values + x.column, keys, values, x.width);
+    if (wild) step_by_step(state, shared, stage, keys, lane);
     if (OUT) {
-      if (KEPT == WRITE) put(shared, extras.kept + (x.row * chunks + chunk) * keys * values + x.column, keys, values, x.width);
       float out[COLUMNS][4];
-      outputs(out, shared, stage, lane);
+      if (wild) done(out, stage, lane);
+      else outputs(out, shared, stage, lane);
       Mates others;
       if (MATED) mates(others, layout, x, place, t, count, extras, lane);
       if (MATED) multiply(out, others, layout, x, t, count, extras, scale, lane);
 #pragma unroll
       for (int n = 0; n < COLUMNS; n++) write(o + t * step_o, step_o, out[n], 16 * quarter(), half_column() + 8 * n, count, x.width, lane, scale);
     }
-    advance(state, shared, stage, lane);
+    if (!wild) advance(state, shared, stage, lane);
     if (OUT && KEPT == MULTIPLY) {  // forwards, this chunk is the one that many from the end
       const S* other = extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values + x.column;
       float sum = 0.0f;
       each_pair(state, lane, [&](int key, int c, float y, float z) {
-        const u32 both = key < keys ? two(other + key * values + c, c, x.width) : 0;
+        const Both both = key < keys ? two(other + key * values + c, c, x.width) : Both{};
         sum = __fmaf_rn(y, low(both, S()), sum), sum = __fmaf_rn(z, high(both, S()), sum);
       });
 #pragma unroll
@@ -160,7 +164,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
 }
 
 // What a segment makes of a state of zero, and the product of its decays.
-extern "C" __global__ void __launch_bounds__(THREADS, KEYS <= 128 ? 2 : 1)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 reduce(const __grid_constant__ Layout layout, const S* k, const S* v, const float* g, float* ends, float* decays, int keys,
        i64 values, i64 segment, const __grid_constant__ Extras extras) {
   extern __shared__ __align__(16) u8 memory[];
@@ -200,7 +204,7 @@ extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* e
 }
 
 // `starts` is what enters each segment; without it a row is one segment, which begins with `first`.
-extern "C" __global__ void __launch_bounds__(THREADS, KEYS <= 128 ? 2 : 1)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 run(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, const float* g, const float* first,
     const float* starts, S* o, float* last, int keys, i64 values, float scale, i64 segment, const __grid_constant__ Extras extras) {
   extern __shared__ __align__(16) u8 memory[];

@@ -14,7 +14,7 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda import gated_attention, recurrent
-from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda._load import kernel, shared_limit
 from linscan.engines.cuda.head_layout import has_tensor_cores, packed, placed, summed
 from linscan.engines.cuda.recurrent_step import linear_attention_step
 from linscan.engines.reference import linear_attention as reference
@@ -22,6 +22,7 @@ from linscan.engines.reference import linear_attention as reference
 __all__ = ["linear_attention", "linear_attention_pullback", "linear_attention_step"]
 
 _THREADS, _STEPS, _PAD = 128, 64, 8  # as in linear_attention.cu
+_PRODUCTS = {"exact": 3, "tf32": 1}  # of tensor cores for one of float32 numbers
 _WIDEST = 256  # keys or values that tensor cores take here
 _WHOLE = 128  # chunks of the longest sequence that is not cut
 _SEGMENT = 64  # chunks of a segment of a longer one
@@ -30,21 +31,34 @@ _EXTRAS = np.dtype([(name, "i8") for name in ("kept", "dots", "mate", "sums", "h
 _PARTS = np.dtype([(name, "i8") for name in ("dots", "read", "written")])
 
 
-def linear_attention(q, k, v, g, S0, *, lead, scale, keep, workers):
+def linear_attention(q, k, v, g, S0, *, lead, scale, keep, precision, workers):
     """See `linscan.ops.linear_attention`; also returns, if `keep`, what the pullback wants."""
     options = {"lead": lead, "scale": scale, "keep": keep}
     sizes = q.shape[-2], q.shape[-1], v.shape[-1]
     if not math.prod(lead) or not recurrent.fits(*sizes, q.dtype):
-        return reference.linear_attention(q, k, v, g, S0, workers=workers, **options)
-    scalable = math.isfinite(1 / scale if scale else math.inf)  # the pullback divides by the scale first
-    if q.dtype.itemsize > 2 or max(sizes[1:]) > _WIDEST or not scalable or not has_tensor_cores(q):
+        return reference.linear_attention(q, k, v, g, S0, precision=precision, workers=workers, **options)
+    vector = g is not None and g.shape[-1] > 1
+    if not _is_tiled(q, *sizes[1:], vector, scale):
         return recurrent.linear_attention(q, k, v, g, S0, **options)
     with q.device:
-        if g is not None and g.shape[-1] > 1:
+        if vector:
             return gated_attention.linear_attention(q, k, v, g, S0, **options)
-        kept = cupy.empty((*lead, -(-sizes[0] // _STEPS), *sizes[1:]), q.dtype) if keep else None
-        done = _run(q, k, v, g, S0, lead=lead, scale=scale, kept=kept, work=_WRITE if keep else _NOTHING)
-    return done.o, done.S, _Kept(kept, done.starts) if keep else None
+        keeps = keep and g is not None  # the states are wanted for dg alone
+        kept = cupy.empty((*lead, -(-sizes[0] // _STEPS), *sizes[1:]), q.dtype) if keeps else None
+        products, work = _PRODUCTS[precision], _WRITE if keeps else _NOTHING
+        done = _run(q, k, v, g, S0, lead=lead, scale=scale, kept=kept, work=work, products=products)
+    return done.o, done.S, _Kept(kept, done.starts, products) if keep else None
+
+
+def _is_tiled(q: Array, keys: int, values: int, vector: bool, scale: float) -> bool:
+    """Whether tensor cores take it: 16-bit arrays, and float32 ones with one decay a step."""
+    scalable = math.isfinite(1 / scale if scale else math.inf)  # the pullback divides by the scale first
+    if not scalable or max(keys, values) > _WIDEST or not has_tensor_cores(q):
+        return False
+    if q.dtype.itemsize == 2:
+        return True
+    wide = max(keys, values)  # the pullback changes their places
+    return q.dtype == np.float32 and not vector and _shared(*_tile(wide, wide), q.dtype) <= shared_limit(q)
 
 
 def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, workers):
@@ -57,12 +71,14 @@ def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, wo
     with q.device:
         if isinstance(states, gated_attention.Kept):
             return gated_attention.linear_attention_pullback(q, k, v, g, S0, states, do, dS, **common)
+        common["products"] = states.products
         turned = None if S0 is None else S0.swapaxes(-1, -2)
         dq = _run(do, v, k, g, turned, _turned(states.starts), mate=q, **common)
         q_back, k_back, v_back, do_back = (x[..., ::-1, :] for x in (q, k, v, do))
         g_back = None if g is None else g[..., ::-1, :]
         last = dS.astype(np.float32, copy=False) / np.float32(scale)
-        dv = _run(k_back, q_back, do_back, g_back, last, kept=states.chunks, work=_MULTIPLY, back=True, **common)
+        work = _NOTHING if g is None else _MULTIPLY
+        dv = _run(k_back, q_back, do_back, g_back, last, kept=states.chunks, work=work, back=True, **common)
         last = last.swapaxes(-1, -2)
         dk = _run(v_back, do_back, q_back, g_back, last, _turned(dv.starts), mate=k_back, back=True, **common)
         dg = None if g is None else _gate_gradient(g, dv.dots, dq.sums, dk.sums, scale, lead)
@@ -88,10 +104,11 @@ def _turned(starts: Array | None) -> Array | None:
 
 
 class _Kept(NamedTuple):
-    """For the pullback: the states before every chunk in 16 bits, and what enters each segment of a long sequence."""
+    """For the pullback: the states before every chunk as stored, and what enters each segment of a long sequence."""
 
-    chunks: Array
+    chunks: Array | None
     starts: Array | None
+    products: int
 
 
 class _Done(NamedTuple):
@@ -102,7 +119,9 @@ class _Done(NamedTuple):
     starts: Array | None
 
 
-def _run(q, k, v, g, S0, starts=None, *, lead, scale, kept=None, work=_NOTHING, mate=None, back=False) -> _Done:
+def _run(
+    q, k, v, g, S0, starts=None, *, lead, scale, products, kept=None, work=_NOTHING, mate=None, back=False
+) -> _Done:
     """One pass: outputs, final state and, where asked for, `dots` and `sums` (see ``Extras``).
 
     With `back` the arrays run backwards and the outputs do not, decays act a step later, and S is times the scale;
@@ -110,20 +129,21 @@ def _run(q, k, v, g, S0, starts=None, *, lead, scale, kept=None, work=_NOTHING, 
     """
     (q, k, v, g, mate, S0), layout = placed(lead, q.shape[-2], (q, k, v, g, mate, S0), 1)
     rows, length, keys, values = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
-    wide, width = -(-keys // 64) * 64, 32 if values <= 32 else 64
+    wide, width = _tile(keys, values)
     slices, chunks = -(-values // width), -(-length // _STEPS)
     o, S = cupy.empty((*lead, length, values), q.dtype), cupy.empty((*lead, keys, values), np.float32)
     dots = cupy.empty((slices, *lead, chunks), np.float32) if work == _MULTIPLY else None
-    halves = 1 if wide == 128 else 2
+    halves = 1 if wide == 128 and q.dtype.itemsize == 2 else 2
     sums = cupy.empty((halves * slices, *lead, length), np.float32) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     head = (length - 1) % _STEPS + 1 if back else min(length, _STEPS)
     extras = np.array([(*pointers, head, back)], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
     whole = all(packed(x) for x in (q, k, v, mate) if x is not None)
     flags = {"DECAYS": g is not None, "PACKED": whole, "KEPT": work, "MATED": mate is not None}
+    flags |= {"PRODUCTS": products} if q.dtype.itemsize == 4 else {}
     macros = [("KEYS", wide), ("SLICE", width), *((name, int(flag)) for name, flag in flags.items())]
     segment = chunks if chunks <= _WHOLE else _SEGMENT
-    segments, shared = -(-chunks // segment), _shared(wide, width)
+    segments, shared = -(-chunks // segment), _shared(wide, width, q.dtype)
 
     def launch(name: str, segments: int, *arguments: Any) -> None:
         code = kernel("linear_attention.cu", name, q.dtype.name, *macros)
@@ -141,7 +161,13 @@ def _run(q, k, v, g, S0, starts=None, *, lead, scale, kept=None, work=_NOTHING, 
     return _Done(o, S, dots, sums, starts)
 
 
-def _shared(keys: int, width: int) -> int:
+def _tile(keys: int, values: int) -> tuple[int, int]:
+    """Keys of a block, all of them, and its values."""
+    return -(-keys // 64) * 64, 32 if values <= 32 else 64
+
+
+def _shared(keys: int, width: int, dtype: np.dtype) -> int:
     """Bytes of the struct ``Shared``."""
-    stage = 2 * _STEPS * (2 * (keys + _PAD) + width + _PAD)
-    return 2 * stage + 2 * keys * (width + _PAD) + 44 * _STEPS + 32
+    across = width + (_PAD if dtype.itemsize == 2 else 4)
+    stage, scores = _STEPS * (2 * (keys + _PAD) + across), (_STEPS if dtype.itemsize == 4 else 1) * (_STEPS + _PAD)
+    return dtype.itemsize * (2 * stage + keys * across + scores) + 52 * _STEPS + 32

@@ -52,7 +52,9 @@ template <> struct Narrow<bfloat16> {  // round to nearest even by hand: cards b
   }
 };
 
-// Two 16-bit numbers in one word, the first in the low half.
+// Two neighbours: 16-bit numbers in one word, the first in the low half.
+template <class S> struct Two { typedef u32 type; };
+template <> struct Two<float> { typedef float2 type; };
 __device__ __forceinline__ float low(u32 word, float16) {
   float y;
   asm("{.reg .b16 lo, hi; mov.b32 {lo, hi}, %1; cvt.f32.f16 %0, lo;}" : "=f"(y) : "r"(word));
@@ -65,9 +67,12 @@ __device__ __forceinline__ float high(u32 word, float16) {
 }
 __device__ __forceinline__ float low(u32 word, bfloat16) { return __uint_as_float(word << 16); }
 __device__ __forceinline__ float high(u32 word, bfloat16) { return __uint_as_float(word & 0xffff0000u); }
-template <class S> __device__ __forceinline__ u32 pair(float x, float y) {
+__device__ __forceinline__ float low(float2 x, float) { return x.x; }
+__device__ __forceinline__ float high(float2 x, float) { return x.y; }
+template <class S> __device__ __forceinline__ typename Two<S>::type pair(float x, float y) {
   return Narrow<S>::of(x).bits | static_cast<u32>(Narrow<S>::of(y).bits) << 16;
 }
+template <> __device__ __forceinline__ float2 pair<float>(float x, float y) { return {x, y}; }
 #if __CUDA_ARCH__ >= 800
 template <> __device__ __forceinline__ u32 pair<float16>(float x, float y) {
   u32 word;

@@ -7,13 +7,13 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, real_dtype
-from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda._load import kernel, shared_limit
 from linscan.engines.cuda.heads import OPERAND, SIZES, packed, place, raw
 
 EVERY = 64  # steps between the states that are kept, as in the device code
 READ, SUM = 1, 2  # what is read is written, or added to what is
 BY_STEP, BY_ROW, BY_COLUMN = 1, 2, 3  # what a decay acts on
-_SHARED = 64 << 10  # bytes every card gives a block that asks for them
+_SHARED = 64 << 10  # bytes of shared memory every card gives a block that asks for them
 _UNROLL = 4  # steps the compiler may interleave
 _BLOCKS = 120  # where there would be fewer, blocks are made narrower: nearly the multiprocessors of an H100
 _PROBLEM = np.dtype(
@@ -58,7 +58,9 @@ class Sizes(NamedTuple):
     depth: int
 
 
-def sizes_of(program: Pass, rows: int, columns: int, heads: int, itemsize: int, decay: int) -> Sizes | None:
+def sizes_of(
+    program: Pass, rows: int, columns: int, heads: int, itemsize: int, decay: int, limit: int = _SHARED
+) -> Sizes | None:
     """None for states that registers or shared memory do not hold.
 
     The number of heads has a say in how many warps share vectors, and bits do not depend on that; but if decays are per
@@ -75,7 +77,8 @@ def sizes_of(program: Pass, rows: int, columns: int, heads: int, itemsize: int, 
     needed = -(-columns * lanes // (32 * wide))
     warps = min(4 if decay == BY_COLUMN else most, 1 << (needed - 1).bit_length())
     depth = 16
-    while shared(program, Sizes(lanes, per, wide, warps, depth), itemsize, decay) > _SHARED:
+    room = max(_SHARED, limit * warps // 8)  # eight warps fill a multiprocessor
+    while shared(program, Sizes(lanes, per, wide, warps, depth), itemsize, decay) > room:
         if depth == 1 and warps == 1:
             return None
         depth, warps = (depth // 2, warps) if depth > 1 else (1, 1)
@@ -115,7 +118,7 @@ def run(
     (length, height), width = rows[0].shape[-2:], columns[0].shape[-1]
     dtype, heads, chunks = rows[0].dtype, math.prod(lead), -(-length // EVERY)
     decay = 0 if g is None else BY_STEP if g.shape[-1] == 1 else BY_COLUMN if turned else BY_ROW
-    sizes = sizes_of(program, height, width, heads, dtype.itemsize, decay)
+    sizes = sizes_of(program, height, width, heads, dtype.itemsize, decay, shared_limit(rows[0]))
     if sizes is None:
         raise ValueError(f"recurrent: states of {height} x {width} {dtype} are too large")
     tiles = -(-width // (32 * sizes.warps // sizes.lanes * sizes.columns))

@@ -6,7 +6,7 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda._load import kernel
+from linscan.engines.cuda._load import kernel, shared_limit
 from linscan.engines.cuda.heads import OPERAND, SIZES, place, raw
 from linscan.engines.delta_terms import terms_of
 from linscan.engines.reference import dplr_steps
@@ -14,7 +14,7 @@ from linscan.engines.reference import linear_attention as reference
 
 _PLAIN, _DPLR, _ONE_KEY, _DELTA, _DELTA_OWN_KEY = range(5)  # RULE of recurrent_step.cu
 _BYTES = 16  # of a row of the state a thread reads at once
-_WARPS, _REGISTERS = 8, 128  # as in recurrent_step.cu; registers for a thread's part of the state
+_WARPS = 8  # as in recurrent_step.cu
 _PROBLEM = np.dtype(
     [(name, "i8") for name in ("length", "heads", "rows", "columns")]
     + SIZES
@@ -51,9 +51,15 @@ def delta_rule_step(q, k, v, beta, g, w, reset, S, *, scale, workers):
 
 
 def _fits(k: Array, v: Array, lead: tuple[int, ...]) -> bool:
-    """Whether there is something to do and a block's registers hold the state's rows, of 16 bytes a thread at least."""
-    per, words = -(-k.shape[-1] // _WARPS), max(4, accum_dtype(k.dtype).itemsize // 4)
-    return 0 < per * words <= _REGISTERS and math.prod((v.shape[-1], *lead)) > 0
+    """Whether there is something to do and a block's shared memory holds the state's rows."""
+    rows, size = k.shape[-1], accum_dtype(k.dtype).itemsize
+    return math.prod((rows, v.shape[-1], *lead)) > 0 and _shared(rows, 1, size) <= shared_limit(k)
+
+
+def _shared(rows: int, pack: int, size: int) -> int:
+    """Bytes of the struct ``Shared``."""
+    rows = -(-rows // _WARPS) * _WARPS
+    return size * (32 * pack * (rows + _WARPS) + 5 * rows) + 16
 
 
 def _step(rule, arrays, lead, scale):
@@ -61,7 +67,8 @@ def _step(rule, arrays, lead, scale):
     q, v, g, S = (arrays.get(name) for name in ("q", "v", "g", "first"))
     compute, keys, values = accum_dtype(q.dtype), q.shape[-1], v.shape[-1]
     pack = max(1, _BYTES // compute.itemsize)
-    while pack > 1 and 16 * pack >= values:
+    limit = shared_limit(q)
+    while pack > 1 and (16 * pack >= values or _shared(keys, pack, compute.itemsize) > limit):
         pack //= 2
     with q.device:
         if S.strides[-2:] != (values * S.itemsize, S.itemsize):
@@ -77,5 +84,8 @@ def _step(rule, arrays, lead, scale):
         macros = {"RULE": rule, "PER": -(-keys // _WARPS), "PACK": pack}
         macros |= {"DECAY": g is not None, "PACKED": aligned}
         code = kernel("recurrent_step.cu", "steps", q.dtype.name, *((name, int(x)) for name, x in macros.items()))
-        code((int(p["heads"][0]) * -(-values // (32 * pack)),), (32 * _WARPS,), (raw(p),))
+        memory = _shared(keys, pack, compute.itemsize)
+        if code.max_dynamic_shared_size_bytes < memory:
+            code.max_dynamic_shared_size_bytes = memory
+        code((int(p["heads"][0]) * -(-values // (32 * pack)),), (32 * _WARPS,), (raw(p),), shared_mem=memory)
     return o, new

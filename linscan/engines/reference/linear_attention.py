@@ -26,6 +26,7 @@ def linear_attention(
     lead: tuple[int, ...],
     scale: float,
     keep: bool,
+    precision: Any,
     workers: Any,
 ) -> tuple[Array, Array, list[Array] | None]:
     """See `linscan.ops.linear_attention`; also returns, if `keep`, the states before every chunk."""

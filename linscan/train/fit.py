@@ -188,7 +188,7 @@ class _Run:
     def _update(self, loss: Any, grads: dict[str, Any], trainings: list[Training]) -> None:
         """Move the parameters; on a GPU before it is known here whether loss and gradients are finite."""
         now, s, xp = self.now, self.settings, self.xp
-        norm = global_norm(grads) / now.scale
+        norm = xp.asarray(global_norm(grads) / now.scale)
         share = norm.dtype.type(1 / now.scale)
         if s.clip:
             share = share * xp.minimum(1, s.clip / xp.maximum(norm, norm.dtype.type(1e-30)))

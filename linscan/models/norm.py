@@ -41,6 +41,7 @@ def _by_batch(params: Params, x: Array, training: Training) -> tuple[Array, Call
 
     def pullback(dy: Array, around: Array | None = None) -> Any:
         dx, dscale, dshift = back(dy, around)  # the running statistics had no part in y
-        return dx, {"scale": dscale, "shift": dshift, "mean": xp.zeros_like(mean), "var": xp.zeros_like(var)}
+        nothing = xp.zeros_like(mean)
+        return dx, {"scale": dscale, "shift": dshift, "mean": nothing, "var": nothing}
 
     return y, pullback

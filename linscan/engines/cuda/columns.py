@@ -13,7 +13,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS, _DEEP = 256, 16  # threads of a block, and rows of each
-_CHUNKS = 1024  # of rows whose sums are kept apart, about
+_CHUNKS = 512  # of rows whose sums are kept apart, at most
 
 
 class Shares(NamedTuple):

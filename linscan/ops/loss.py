@@ -56,7 +56,7 @@ def cross_entropy_vjp(
     if z.shape[:-1] != labels.shape or not z.ndim:
         raise ValueError(f"{who}: logits and labels must have shapes (..., V) and (...); got {z.shape}, {labels.shape}")
     counted = _counted(who, xp, mask, labels.shape)
-    if _arrays.host_any((labels < 0) | (labels >= z.shape[-1]), lambda outside: outside & counted):
+    if _arrays.host_any(labels, lambda x: ((x < 0) | (x >= z.shape[-1])) & counted):
         raise ValueError(f"{who}: labels must lie in 0 … {z.shape[-1] - 1}; got {labels.min()} … {labels.max()}")
     at = xp.where(counted, labels, 0)[..., None]
     z = z - z.max(-1, keepdims=True)

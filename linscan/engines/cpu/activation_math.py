@@ -73,9 +73,9 @@ def constants(dtype: np.dtype) -> tuple[Any, ...]:
 @jit
 def logistic(x, c):
     """σ(x) and σ(-x), both with all their digits."""
-    one = c[1][-1]
-    scale, p = exponential(-abs(x), c)
-    e = scale * p + scale
+    one, t = c[1][-1], abs(x)
+    scale, p = exponential(-t, c)
+    e = one - one if t > c[0][5] else scale * p + scale  # zero, for x may be large and multiply it
     large = one / (one + e)
     small = e * large
     return (large, small) if x >= 0 else (small, large)
@@ -85,18 +85,18 @@ def logistic(x, c):
 def normal(x, c):
     """Φ(x) and its density."""
     limit, short, four, half, density = c[3]
-    t = abs(x)
-    t = limit if t > limit else t
+    one, size = c[1][-1], abs(x)
+    t = limit if size > limit else size
     high = (t + short) - short  # few digits: its square is exact
     scale, p = exp_of_sum(-half * high * high, half * (high - t) * (high + t), c)
-    e = scale * p + scale
-    share = c[1][-1] / (t + four)
+    e = one - one if size > limit else scale * p + scale
+    share = one / (t + four)
     s = (t - four) * share
     g = c[4][0]
     for i in range(1, len(c[4])):
         g = g * s + c[4][i]
     below = e * (g * share)
-    return (below if x < 0 else c[1][-1] - below), density * e
+    return (below if x < 0 else one - below), density * e
 
 
 @jit

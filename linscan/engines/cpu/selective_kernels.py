@@ -7,7 +7,7 @@ a whole chunk, in tiles of (TIMES, width) numbers; lanes beyond the block's chan
 import numpy as np
 
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
-from linscan.engines.cpu.selective_simd import advance, retreat
+from linscan.engines.cpu.selective_simd import advance, advance_steps, retreat
 from linscan.engines.cpu.selective_tiles import (
     DDT,
     DU,
@@ -23,6 +23,7 @@ from linscan.engines.cpu.selective_tiles import (
     shift,
     soften,
 )
+from linscan.engines.cpu.selective_vectors import STEPS
 
 TIMES = 32
 
@@ -46,7 +47,6 @@ def _load(sequences, shifts, resets, tiles, coef, is_soft, where, width):
     (dt, u, z), (real, full, zeros), (t, turn, first, count, steps, block) = sequences, tiles, where
     place, stride, area, d = t * u.shape[2] + first, turn * u.shape[2], real.shape[1], block * width
     copy_rows(dt, place, stride, real, STEP * area, width, count, steps)
-    copy_rows(zeros, 0, 0, real, STEP * area + count, width, width - count, steps)
     copy_rows(u, place, stride, full, U * area, width, count, steps)
     if is_soft:
         soften(real, shifts, coef, d, steps, width)
@@ -54,7 +54,6 @@ def _load(sequences, shifts, resets, tiles, coef, is_soft, where, width):
         shift(real, shifts, coef, d, steps, width)
     if len(z):
         copy_rows(z, place, stride, real, GATE * area, width, count, steps)
-        copy_rows(zeros, 0, 0, real, GATE * area + count, width, width - count, steps)
         gate(real, zeros, coef, 0, steps, width)
     if len(resets) == 0:
         return STEP
@@ -69,7 +68,7 @@ def _load(sequences, shifts, resets, tiles, coef, is_soft, where, width):
 def forward(sequences, vectors, blocks, resets, y, kept, every, states, tiles, coef, shape, flags, lo, hi):
     """Tasks `lo` to `hi`: `states` go from initial to final; `kept` takes those before each chunk, `every` all."""
     mode = flush_subnormals()
-    (_, u, _), (B, C), (A, D, shifts), (real, full, zeros, none) = sequences, vectors, blocks, tiles
+    (_, u, _), (B, C), (A, _, D, shifts), (real, full, zeros, none) = sequences, vectors, blocks, tiles
     groups, _, width = shape
     is_soft, reverse = flags
     (_, length, channels), (_, lines, n, lanes), area = u.shape, A.shape, real.shape[1]
@@ -78,6 +77,7 @@ def forward(sequences, vectors, blocks, resets, y, kept, every, states, tiles, c
         row, first, count, group, block = _place(task, shape)
         if count < width:
             copy_rows(none, 0, 0, full, count, width, width - count, full.shape[0] * TIMES)
+            copy_rows(zeros, 0, 0, real, count, width, width - count, real.shape[0] * TIMES)
         for start in range(0, length, TIMES):
             steps, t = min(TIMES, length - start), row * length + (length - 1 - start if reverse else start)
             at, stride, d = t * channels + first, turn * channels, block * width
@@ -85,15 +85,28 @@ def forward(sequences, vectors, blocks, resets, y, kept, every, states, tiles, c
                 copy_rows(states, task * size, 0, kept, (task * kept.shape[1] + start // TIMES) * size, 0, size, 1)
             where = t, turn, first, count, steps, block
             exponent = _load(sequences, shifts, resets, (real, full, zeros), coef, is_soft, where, width)
-            for k in range(steps):
+            dq, k, at_once = turn * groups * n, 0, 1
+            while k < steps:
                 if len(resets) and resets[t + k * turn]:
                     copy_rows(none, 0, 0, states, task * size, 0, size, 1)
+                at_once = STEPS if len(every) == 0 and k + STEPS <= steps else 1
+                for i in range(1, at_once if len(resets) else 1):
+                    at_once = 1 if resets[t + (k + i) * turn] else at_once
                 q = ((t + k * turn) * groups + group) * n
                 for m in range(lines):
                     p, i, s = k * width + m * lanes, (block * lines + m) * n * lanes, task * size + m * n * lanes
-                    advance(real, full, A, D, states, states, B, C, coef, (), exponent, p, i, d + m * lanes, s, s, q, n)
+                    v = d + m * lanes
+                    if at_once == 1:
+                        advance(
+                            real, full, A, D, states, states, B, C, coef, (), exponent, p, i, v, s, s, q, n, width, dq
+                        )
+                    else:
+                        advance_steps(
+                            real, full, A, D, states, states, B, C, coef, (), exponent, p, i, v, s, s, q, n, width, dq
+                        )
                 if len(every):
                     _spread(states[task], every[t + k * turn], first, count, lanes)
+                k += at_once
             copy_rows(full, Y * area, width, y, at, stride, count, steps)
     restore_subnormals(mode)
 
@@ -111,7 +124,7 @@ def _spread(state, target, first, count, lanes):
 def backward(sequences, vectors, blocks, resets, kept, dy, grads, shares, flow, tiles, coef, shape, flags, lo, hi):
     """Tasks `lo` to `hi`: `flow` is ``conj(a[t+1]) λ[t+1]``, from the cotangents of the final states to dh0."""
     mode = flush_subnormals()
-    (_, u, z), (B, C), (A, D, shifts), (real, full, zeros, none, h, a) = sequences, vectors, blocks, tiles
+    (_, u, z), (B, C), (A2, A, D, shifts), (real, full, zeros, none, h, a) = sequences, vectors, blocks, tiles
     (du, ddt, dz), (dA, dB, dC, dD) = grads, shares
     groups, _, width = shape
     is_soft, reverse = flags
@@ -121,6 +134,7 @@ def backward(sequences, vectors, blocks, resets, kept, dy, grads, shares, flow, 
         row, first, count, group, block = _place(task, shape)
         if count < width:
             copy_rows(none, 0, 0, full, count, width, width - count, full.shape[0] * TIMES)
+            copy_rows(zeros, 0, 0, real, count, width, width - count, real.shape[0] * TIMES)
         for chunk in range(kept.shape[1] - 1, -1, -1):
             start = chunk * TIMES
             steps, t = min(TIMES, length - start), row * length + (length - 1 - start if reverse else start)
@@ -134,7 +148,9 @@ def backward(sequences, vectors, blocks, resets, kept, dy, grads, shares, flow, 
                 for k in range(steps):
                     q, p = ((t + k * turn) * groups + group) * n, k * width + m * lanes
                     before, j = (none, 0) if len(resets) and resets[t + k * turn] else (h, k * size)
-                    advance(real, full, A, D, before, h, B, C, coef, (a,), exponent, p, i, v, j, (k + 1) * size, q, n)
+                    advance(
+                        real, full, A2, D, before, h, B, C, coef, (a,), exponent, p, i, v, j, (k + 1) * size, q, n, 0, 0
+                    )
                 for k in range(steps - 1, -1, -1):
                     q, p = ((t + k * turn) * groups + group) * n, k * width + m * lanes
                     fresh = np.int64(len(resets) > 0 and resets[t + k * turn])

@@ -76,9 +76,16 @@ def _prepared(u, dt, A, B, C, D, z, dt_bias, reset):
     vectors = tuple(_plain(x, compute) for x in (B, C))
     D = np.zeros(A.shape[0], compute) if D is None else D
     bias = np.zeros(A.shape[0], real) if dt_bias is None else dt_bias
-    blocks = layout.pack(A), *(layout.pack(x[:, None]).reshape(-1) for x in (D, bias))
+    blocks = layout.pack(_binary(A)), layout.pack(A), *(layout.pack(x[:, None]).reshape(-1) for x in (D, bias))
     flags = np.zeros(0, bool) if reset is None else reset.reshape(-1)
     return layout, (sequences, vectors, blocks, _plain(flags, np.dtype(bool))), constants(real)
+
+
+def _binary(A: Array) -> Array:
+    """Eigenvalues for powers of two instead of e; the angle stays."""
+    A = A.copy()
+    A.real[...] = A.real.astype(np.float64) / math.log(2)
+    return A
 
 
 def _plain(x: Array, dtype: np.dtype) -> Array:

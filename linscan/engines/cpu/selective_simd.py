@@ -1,4 +1,4 @@
-"""One step of the selective scan in a vector of channels, forwards and backwards, as compiler intrinsics.
+"""Steps of the selective scan in a vector of channels, forwards and backwards, as compiler intrinsics.
 
 A state array holds one vector of channels for every n, so that ``C·h`` is a sum of vectors; `real` and `full` hold
 tiles. Positions count numbers: `p` in a tile, `i` of a block's vectors, `q` of B[t] and C[t].
@@ -13,39 +13,58 @@ from numba.extending import intrinsic
 
 from linscan.engines.cpu import selective_slices as slices
 from linscan.engines.cpu.selective_tiles import DDT, DU, DY, DZ, GATE, RATE, SLOPE, STEP, U, Y, tiles_of
-from linscan.engines.cpu.selective_vectors import Step, pointers
+from linscan.engines.cpu.selective_vectors import STEPS, Step, pointers
 from linscan.engines.cpu.simd import pointer
 
 
-@intrinsic
-def _advance(typingctx, real, full, A, D, before, after, b, c, coef, saved, exponent, p, i, d, j, k, q, n):
-    """From the states at `before[j]` to those at `after[k]`; with decays `saved` for the way back, no gate."""
+def _advancing(count):
+    """`count` steps, `dp` apart in tiles and `dq` in B and C: from the states at `before[j]` to those at `after[k]`.
 
-    def codegen(context, builder, signature, args):
-        _, _, pA, pD, pb, pa, pB, pC, constants = pointers(context, builder, signature, args, 9)
-        exponent, p, i, d, j, k, q, n = args[10:]
-        step = Step(context, builder, signature.args[2].dtype, constants)
-        v, decays = step.v, None
-        if len(signature.args[9]):
-            decays = pointer(context, builder, signature.args[9][0], builder.extract_value(args[9], 0))
-        numbers, wholes = tiles_of(context, builder, signature, args, (step.real, v), p)
-        delta, u, sums = numbers[exponent], wholes[U], step.place()
-        driven = step.scaled(numbers[STEP], u)
-        with cgutils.for_range(builder, n) as loop:
-            at = builder.mul(loop.index, ir.Constant(n.type, v.lanes))
-            B, C = (v.splat(builder.load(builder.gep(base, [builder.add(q, loop.index)]))) for base in (pB, pC))
-            a = step.decay(delta, v.load(pA, builder.add(i, at)))
-            h = v.mad(a, v.load(pb, builder.add(j, at)), v.mul(driven, B))
-            v.store(h, pa, builder.add(k, at))
-            if decays is not None:
-                v.store(a, decays, builder.add(builder.sub(k, builder.mul(n, ir.Constant(n.type, v.lanes))), at))
-            step.write(v.mad(C, h, step.read(sums)), sums)
-        y = v.mad(v.load(pD, d), u, step.read(sums))
-        wholes[Y] = y if decays is not None else step.scaled(numbers[GATE], y)
-        return context.get_dummy_value()
+    With decays `saved` for the way back, every step's states are kept, one after the other, and there is no gate.
+    """
 
-    given = real, full, A, D, before, after, b, c, coef, saved, exponent, p, i, d, j, k, q, n
-    return types.void(*given), codegen
+    @intrinsic
+    def over_steps(
+        typingctx, real, full, A, D, before, after, b, c, coef, saved, exponent, p, i, d, j, k, q, n, dp, dq
+    ):
+        def codegen(context, builder, signature, args):
+            _, _, pA, pD, pb, pa, pB, pC, constants = pointers(context, builder, signature, args, 9)
+            exponent, p, i, d, j, k, q, n, dp, dq = args[10:]
+            step = Step(context, builder, signature.args[2].dtype, constants)
+            v, decays = step.v, None
+            if len(signature.args[9]):
+                decays = pointer(context, builder, signature.args[9][0], builder.extract_value(args[9], 0))
+            apart = [ir.Constant(n.type, s) for s in range(count)]
+            places = [builder.add(p, builder.mul(dp, s)) for s in apart]
+            tiles = [tiles_of(context, builder, signature, args, (step.real, v), place) for place in places]
+            deltas, us = [numbers[exponent] for numbers, _ in tiles], [wholes[U] for _, wholes in tiles]
+            driven = [step.scaled(numbers[STEP], u) for (numbers, _), u in zip(tiles, us, strict=True)]
+            sums, size = [step.place() for _ in apart], builder.mul(n, ir.Constant(n.type, v.lanes))
+            with cgutils.for_range(builder, n) as loop:
+                at = builder.mul(loop.index, ir.Constant(n.type, v.lanes))
+                eigenvalues, h = v.load(pA, builder.add(i, at)), v.load(pb, builder.add(j, at))
+                for s, delta, drive, total in zip(apart, deltas, driven, sums, strict=True):
+                    here = builder.add(builder.add(q, builder.mul(dq, s)), loop.index)
+                    B, C = (v.splat(builder.load(builder.gep(base, [here]))) for base in (pB, pC))
+                    a = step.decay(delta, eigenvalues)
+                    h = v.mad(a, h, v.mul(drive, B))
+                    if decays is not None:
+                        there = builder.add(builder.add(k, at), builder.mul(size, s))
+                        v.store(h, pa, there)
+                        v.store(a, decays, builder.sub(there, size))
+                    step.write(v.mad(C, h, step.read(total)), total)
+                if decays is None:
+                    v.store(h, pa, builder.add(k, at))
+            skip = v.load(pD, d)
+            for (numbers, wholes), u, total in zip(tiles, us, sums, strict=True):
+                y = v.mad(skip, u, step.read(total))
+                wholes[Y] = y if decays is not None else step.scaled(numbers[GATE], y)
+            return context.get_dummy_value()
+
+        given = real, full, A, D, before, after, b, c, coef, saved, exponent, p, i, d, j, k, q, n, dp, dq
+        return types.void(*given), codegen
+
+    return over_steps
 
 
 @intrinsic
@@ -90,5 +109,9 @@ def _retreat(
     return types.void(*given), codegen
 
 
-advance: Any = slices.advance if getattr(numba.config, "DISABLE_JIT", False) else _advance
-retreat: Any = slices.retreat if getattr(numba.config, "DISABLE_JIT", False) else _retreat
+if getattr(numba.config, "DISABLE_JIT", False):
+    advance: Any = slices.advance
+    advance_steps: Any = slices.advance_steps
+    retreat: Any = slices.retreat
+else:
+    advance, advance_steps, retreat = _advancing(1), _advancing(STEPS), _retreat

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from linscan.engines.cpu.selective_vectors import lanes_of
+from linscan.engines.cpu.selective_vectors import STEPS, lanes_of
 
 
 def copy_rows(source, i, di, target, j, dj, count, steps):
@@ -35,18 +35,27 @@ def _sigmoid(x):
     return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
 
 
-def advance(real, full, A, D, before, after, b, c, coef, saved, exponent, p, i, d, j, k, q, n):
+def advance(real, full, A, D, before, after, b, c, coef, saved, exponent, p, i, d, j, k, q, n, dp, dq, steps=1):
     lanes = lanes_of(A.dtype)
-    size, here = n * lanes, slice(p, p + lanes)
+    size = n * lanes
     A, before, after, b, c = (x.reshape(-1) for x in (A, before, after, b, c))
-    decay = np.exp(real[exponent, here] * A[i : i + size].reshape(n, lanes))
-    driven = real[0, here] * full[0, here] * b[q : q + n, None]
-    h = decay * before[j : j + size].reshape(n, lanes) + driven
-    after[k : k + size] = h.ravel()
-    for decays in saved:
-        decays[k - size : k] = decay.ravel()
-    y = c[q : q + n] @ h + D[d : d + lanes] * full[0, here]
-    full[1, here] = y if saved else real[3, here] * y
+    for step in range(steps):
+        here, vectors = slice(p + step * dp, p + step * dp + lanes), slice(q + step * dq, q + step * dq + n)
+        exponents = real[exponent, here] * A[i : i + size].reshape(n, lanes)
+        decay = np.exp2(exponents.real)
+        decay = decay if exponents.dtype.kind != "c" else decay * np.exp(1j * exponents.imag)
+        driven = real[0, here] * full[0, here] * b[vectors, None]
+        h = decay * before[j : j + size].reshape(n, lanes) + driven
+        after[k : k + size] = h.ravel()
+        for decays in saved:
+            decays[k - size : k] = decay.ravel()
+        y = c[vectors] @ h + D[d : d + lanes] * full[0, here]
+        full[1, here] = y if saved else real[3, here] * y
+        before, j, k = after, k, k + size * len(saved)
+
+
+def advance_steps(*args):
+    advance(*args, steps=STEPS)
 
 
 def retreat(real, full, A, D, h, a, flow, dA, dB, dC, dD, b, c, coef, exponent, fresh, p, i, d, s, e, j, q, t, n):

@@ -54,7 +54,7 @@ def _tile_function(source, slope, function):
             d, steps, width = args[3:]
             r = real_vectors(context, builder, signature.args[0].dtype)
             f = Functions(r, constants)
-            f.load_exp()
+            f.load_power()
             f.load_log()
             first, lanes = ir.Constant(width.type, 0), ir.Constant(width.type, r.lanes)
             with (
@@ -78,12 +78,12 @@ def _one(f):
 
 
 def _softplus(f, x):
-    share, _, small = f.sigmoid(x)
-    return f.softplus(x, small), share
+    small = f.small(x)
+    return f.softplus(x, small), f.sigmoid(x, small)[0]
 
 
 def _silu(f, x):
-    share, rest, _ = f.sigmoid(x)
+    share, rest = f.sigmoid(x, f.small(x))
     return f.r.mul(x, share), f.r.mul(share, f.r.mad(x, rest, _one(f)))
 
 

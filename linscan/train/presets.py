@@ -57,8 +57,8 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "retnet": lambda D, length: RetNet(D),
     "deltanet": lambda D, length: DeltaNet(D),
     "gated-deltanet": lambda D, length: DeltaNet(D, gated=True),
-    "deltanet-bare": lambda D, length: DeltaNet(D, **_TRACKING),
-    "deltanet-negative": lambda D, length: DeltaNet(D, negative=True, **_TRACKING),
+    "deltanet-bare": lambda D, length: DeltaNet(D, spread=8.0, **_TRACKING),
+    "deltanet-negative": lambda D, length: DeltaNet(D, negative=True, spread=8.0, **_TRACKING),
     "deltaproduct": lambda D, length: DeltaNet(D, negative=True, n_householder=2, **_TRACKING),
     "mega": lambda D, length: mega(D),
     "xlstm": lambda D, length: xlstm(D, depth=8),
@@ -90,7 +90,7 @@ class Preset:
 
 
 PRESETS = {
-    "parity": Preset(tasks.Parity, "deltanet-negative", 500, 3e-3, 256, "tiny"),
+    "parity": Preset(tasks.Parity, "deltanet-negative", 500, 1e-2, 256, "tiny"),
     "modular": Preset(tasks.Modular, "lru", 2000, 1e-3, 256),
     "permutations": Preset(tasks.Permutations, "deltaproduct", 800, 3e-3, 128, "tiny"),
     "memory": Preset(tasks.Memory, "lru-slow", 1000, 1e-2, 1024, "tiny", 50),

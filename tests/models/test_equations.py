@@ -144,3 +144,10 @@ def test_errors_say_who_what_and_what_came(rng):
         DeltaNet(8, n_householder=0).init(rng)
     with pytest.raises(ValueError, match="RetNet: the width of keys must be even; got 3"):
         RetNet(6, 2).init(rng)
+
+
+def test_gates_of_the_delta_rule_start_wide():
+    plain, wide = (_trees.leaves(DeltaNet(8, spread=n).init(np.random.default_rng(0))) for n in (1.0, 8.0))
+    assert plain.keys() == wide.keys()
+    for name, x in plain.items():
+        np.testing.assert_array_equal(wide[name], 8 * x if "W_beta" in name else x)

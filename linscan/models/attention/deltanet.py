@@ -49,6 +49,9 @@ class DeltaNet(Layer):
         Of the filters; 0 means none.
     activation : str, default "silu"
         f. With "identity" keys may point anywhere, which helps to track states.
+    spread : float, default 1
+        W_β starts so many times as wide. At 8 a token is all but passed over by some heads and replaced, or reflected,
+        by others from the start: what tracks states then hardly fades between reflections, however it is trained.
 
     Examples
     --------
@@ -70,11 +73,13 @@ class DeltaNet(Layer):
     gated: bool = False
     taps: int = 4
     activation: str = "silu"
+    spread: float = 1.0
 
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
         """``W_in``, ``conv``, ``W_beta``, ``norm``, ``W_out``; if gated ``W_a``, ``A_log``, ``dt_bias`` and ``W_g``."""
         D, H, n, (q, k, v) = self.channels, self.heads, self.n_householder, self._widths
         params = init_in(rng, D, q + k + v, self.taps) | init_gates(rng, D, H, n, self.gated)
+        params["W_beta"]["w"] *= self.spread
         return typed(params | init_out(rng, D, H, v // (n * H), self.gated), dtype)
 
     def apply_vjp(

@@ -44,13 +44,13 @@ SUPPORT: dict[str, dict[str, str]] = {
     "local_attention": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "rnn_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
     "newton_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
-    "discretize_diag": {"reference": ALL},
+    "discretize_diag": {"reference": ALL, "cpu": ALL},
     "row_norm": {"reference": REAL, "cpu": REAL},
     "batch_norm": {"reference": REAL, "cpu": REAL},
     "activation": {"reference": REAL, "cpu": REAL},
     "gate": {"reference": REAL, "cpu": REAL},
     "feedthrough": {"reference": REAL, "cpu": REAL},
-    "adamw": {"reference": REAL, "cpu": "fd"},
+    "adamw": {"reference": REAL, "cpu": REAL},
     "dense": {"reference": "fd", "cpu": "fd"},
 }
 

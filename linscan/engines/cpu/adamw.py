@@ -37,7 +37,7 @@ def adamw(
 ) -> None:
     """See `linscan.engines.reference.adamw`."""
     moved = [a.reshape(-1) for a in (x, m, v)]
-    if not all(a.flags.c_contiguous for a in (x, m, v)):
+    if x.dtype.itemsize == 2 or not all(a.flags.c_contiguous for a in (x, m, v)):  # 16-bit moments round step by step
         reference.adamw(x, g, m, v, share, rate=rate, decay=decay, betas=betas, eps=eps, step=step)
         return
     b1, b2 = betas

@@ -1,5 +1,10 @@
 """Norms, activations, gates, direct terms, products and AdamW on the CPU: as the reference, however arrays lie."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 from scipy import special
@@ -205,3 +210,21 @@ def test_adamw_moves_as_the_reference_does(rng, dtype, layout):
         moved[engine] = state
     for a, b in zip(*moved.values(), strict=True):
         assert_close(a, b, 4 * eps(dtype))
+
+
+def test_without_a_compiler_there_are_the_same_results():
+    code = """
+        import numpy as np
+        from linscan.engines import pick, use_engine
+        x = np.random.default_rng(0).standard_normal((70, 9)).astype(np.float32)
+        tall, w = np.tile(x, (20, 4)), np.tile(x[:36], 3)
+        jobs = ("activation", x, "gelu"), ("gate", x, x, x[0], x), ("dense", tall, w, None)
+        for name, *args in jobs:
+            found = []
+            for engine in ("cpu", "reference"):
+                with use_engine(engine):
+                    found.append(pick(name, x.dtype)(*args))
+            assert np.abs(found[0] - found[1]).max() < 1e-5, name
+    """
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, check=True, timeout=100)

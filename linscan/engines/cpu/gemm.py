@@ -8,6 +8,7 @@ be transposed for free. Every entry is summed in the order of the inner index, w
 import platform
 from typing import Any
 
+import numba
 from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -26,7 +27,7 @@ def _registers() -> int:
 
 
 @intrinsic
-def tile(typingctx: Any, a: Any, b: Any, c: Any, places: Any, n: Any, add: Any) -> Any:
+def _tile(typingctx: Any, a: Any, b: Any, c: Any, places: Any, n: Any, add: Any) -> Any:
     """One tile of C: c[c0 + i sc + j] (+)= sum over k < n of a[a0 + i si + k sk] b[b0 + k sb + j]."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -42,6 +43,18 @@ def tile(typingctx: Any, a: Any, b: Any, c: Any, places: Any, n: Any, add: Any) 
         return context.get_dummy_value()
 
     return types.void(a, b, c, places, n, add), codegen
+
+
+def _tile_in_python(a: Any, b: Any, c: Any, places: Any, n: int, add: bool) -> None:
+    a0, si, sk, b0, sb, c0, sc = places
+    for i in range(ROWS):
+        row = c[c0 + i * sc :][:COLUMNS]
+        row[:] = row if add else 0
+        for k in range(n):
+            row += a[a0 + i * si + k * sk] * b[b0 + k * sb :][:COLUMNS]
+
+
+tile: Any = _tile_in_python if getattr(numba.config, "DISABLE_JIT", False) else _tile
 
 
 def _define(context: Any, function: Any, element: Any) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 from math import factorial
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
@@ -33,7 +34,7 @@ def constants(dtype: np.dtype) -> tuple[Any, ...]:
 
 
 @intrinsic
-def _power(typingctx: Any, x: Any) -> Any:
+def _shifted(typingctx: Any, x: Any) -> Any:
     """2^n, where the lowest bits of `x` hold n: the sum of n and 1.5 times 2 to the length of the mantissa."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -43,6 +44,14 @@ def _power(typingctx: Any, x: Any) -> Any:
         return builder.bitcast(builder.shl(n, ir.Constant(whole, shift)), args[0].type)
 
     return x(x), codegen
+
+
+def _shifted_in_python(x: Any) -> Any:
+    whole, bias, shift = (np.int64, 1023, 52) if x.dtype.itemsize == 8 else (np.int32, 127, 23)
+    return ((x.view(whole) + whole(bias)) << whole(shift)).view(x.dtype)
+
+
+_power: Any = _shifted_in_python if getattr(numba.config, "DISABLE_JIT", False) else _shifted
 
 
 @jit

@@ -31,7 +31,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "ssm_kernel": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "ssm_kernel_dplr": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "fft_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL},
-    "fft_conv_nd": {"reference": ALL, "cpu": ALL},
+    "fft_conv_nd": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "short_conv": {"reference": ALL, "cpu": ALL, "cuda": ALL, "numba_cuda": "fdFD"},
     "lfilter": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "sosfilt": {"reference": ALL, "cpu": ALL, "cuda": ALL},

@@ -15,6 +15,7 @@
 typedef STORAGE S;
 typedef Compute<S>::type C;
 constexpr bool PULL = PULLBACK;
+constexpr i64 PREFETCH = 128;  // how many blocks ahead the cache is told of a tile
 
 struct Tile {
   Items<S> a, b, before;
@@ -83,6 +84,17 @@ __device__ __forceinline__ void begin_loads(Tile& tile, const Layout& layout, co
   if (PULL)
     load(tile.before, arrays.history + place.at[BEFORE] + first * h->time, h->time, h->mode, count,
          initial(layout, arrays, place), lane);
+}
+
+// Where blocks share rows, loads of a tile wait for a tile before it to leave its registers; the memory need not.
+__device__ __forceinline__ void prefetch_ahead(const Layout& layout, const Arrays& arrays, i64 row, i64 k, int warps) {
+  const i64 ahead = PREFETCH / layout.rows, first = (k + ahead) * warps * RUN;
+  if (ahead == 0 || first >= layout.length) return;
+  const Place place = locate(layout, row);
+  const Operand* operand = layout.operand;
+  prefetch(arrays.decay + place.at[DECAY], operand[DECAY].time, first, layout.length);
+  prefetch(arrays.input + place.at[INPUT], operand[INPUT].time, first, layout.length);
+  if (PULL) prefetch(arrays.history + place.at[BEFORE], operand[BEFORE].time, first, layout.length);
 }
 
 __device__ __forceinline__ void end_loads(Tile& tile, const Layout& layout, const Arrays& arrays, const Place& place, i64 first,
@@ -197,6 +209,7 @@ scan(const __grid_constant__ Layout layout, const S* decay, const S* input, cons
   i64 k = SPLIT ? blockIdx.x / rows : 0, row = blockIdx.x - k * rows;
   while (row < rows) {
     begin_loads(tile, layout, arrays, row, (k * warps + warp) * RUN, lane);
+    if (SPLIT) prefetch_ahead(layout, arrays, row, k, warps);
     const Place place = locate(layout, row);
     const i64 first = (k * warps + warp) * RUN;
     if (SPLIT || k == 0) {

@@ -104,6 +104,14 @@ __device__ __forceinline__ void load(Items<S>& x, const S* from, i64 time, i64 m
   }
 }
 
+// Ask for all of a tile's steps, from `first` on: they come to the second-level cache.
+template <class S> __device__ __forceinline__ void prefetch(const S* from, i64 time, i64 first, i64 length) {
+  if (time != 1 && time != -1) return;
+  constexpr int LINE = 128 / sizeof(S);
+  for (int i = threadIdx.x * LINE; i < WARPS * RUN; i += blockDim.x * LINE)
+    if (first + i < length) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + (first + i) * time));
+}
+
 template <class S> __device__ __forceinline__ void turn_in(Items<S>& x, i64 mode, S* turn, int lane) {
   if (mode != STAGED) return;
 #pragma unroll

@@ -44,14 +44,14 @@ SUPPORT: dict[str, dict[str, str]] = {
     "local_attention": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "rnn_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
     "newton_scan": {"reference": "eEfd", "cpu": "eEfd", "cuda": REAL},
-    "discretize_diag": {"reference": ALL, "cpu": ALL},
-    "row_norm": {"reference": REAL, "cpu": REAL},
-    "batch_norm": {"reference": REAL, "cpu": REAL},
-    "activation": {"reference": REAL, "cpu": REAL},
-    "gate": {"reference": REAL, "cpu": REAL},
-    "feedthrough": {"reference": REAL, "cpu": REAL},
-    "adamw": {"reference": REAL, "cpu": REAL},
-    "dense": {"reference": "fd", "cpu": "fd"},
+    "discretize_diag": {"reference": ALL, "cpu": ALL, "cuda": ALL},
+    "row_norm": {"reference": REAL, "cpu": REAL, "cuda": REAL},
+    "batch_norm": {"reference": REAL, "cpu": REAL, "cuda": REAL},
+    "activation": {"reference": REAL, "cpu": REAL, "cuda": REAL},
+    "gate": {"reference": REAL, "cpu": REAL, "cuda": REAL},
+    "feedthrough": {"reference": REAL, "cpu": REAL, "cuda": REAL},
+    "adamw": {"reference": REAL, "cpu": REAL, "cuda": "fd"},
+    "dense": {"reference": "fd", "cpu": "fd", "cuda": "fd"},
 }
 
 # The file, under each engine's folder, that holds an op's loops, where it is not named after the op.

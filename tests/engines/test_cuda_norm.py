@@ -8,7 +8,6 @@ from linscan import _trees
 from linscan.engines import pick
 from linscan.models import LRU, S5, Block, Stack, Training
 from linscan.ops import activation, feedthrough, norm
-from linscan.train.optimisers import AdamW
 from tests import oracles
 from tests.conftest import random
 from tests.engines.test_cuda_filters import poison, same
@@ -152,17 +151,14 @@ def test_discretisation_of_diagonal_systems(rng, dtype, method):
     Block(LRU(12, 8), "rms", gate="glu", dropout=0.1),
     Block(LRU(12, 8), "none", gate="linear"),
 ])  # fmt: skip
-def test_a_step_of_training_equals_that_of_the_array_code(rng, block):
+def test_gradients_of_a_model_equal_those_of_the_array_code(rng, block):
     model = Stack((block,) * 2, 5, 3, tokens=True, pool="mean")
     params, tokens = model.init(rng, np.float64), rng.integers(0, 5, (3, 70))
 
     def run(xp):
         tree = _trees.rebuild(params, [xp.asarray(x.copy()) for x in _trees.leaves(params).values()])
         (y, _), back = model.apply_vjp(tree, xp.asarray(tokens), training=Training(np.random.default_rng(0)))
-        grads = back(y)[0]
-        flat, slopes = _trees.leaves(tree), _trees.leaves(grads)
-        AdamW(0.1).update(flat, slopes, AdamW(0.1).start(flat), 1, 1.0, xp.asarray(0.5))
-        return [y, *slopes.values(), *flat.values()]
+        return [y, *_trees.leaves(back(y)[0]).values()]
 
     for x, y in zip(run(cupy), run(np), strict=True):
         assert_close(x.get(), y, 1000 * stable("float64"))

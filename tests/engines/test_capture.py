@@ -47,7 +47,8 @@ def capture(cupy):
 def test_memory_of_a_captured_call_is_kept(cupy, capture):
     @capture.capturable
     def twice(size, *, times):
-        return [cupy.allocator(size) for _ in range(times)][0]
+        made = [cupy.allocator(size) for _ in range(times)]
+        return made[0]
 
     assert twice(8, times=2) == "8 bytes"
     assert capture._captured == []

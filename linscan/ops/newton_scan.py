@@ -80,8 +80,9 @@ def newton_scan(
     An iteration is O(T) work of logarithmic depth. Iteration k makes the first k steps exact, and where the recurrence
     forgets, errors shrink quadratically everywhere: 3 to 5 iterations with contracting weights, more near the edge.
     Chaotic recurrences do not converge: their rows end in the loop. The error is the residual times the recurrence's
-    own amplification of errors. A row's bits do not depend on the other rows. On the GPU every iteration waits for the
-    residual, which is an exception to the rule that operations do not.
+    own amplification of errors. A row's bits do not depend on the other rows. On the GPU the shipped cells with
+    diagonal matrices leave every decision to the card; where the host takes it (other cells, `damping`), each iteration
+    waits for the residual, an exception to the rule that operations do not wait.
 
     References
     ----------
@@ -123,15 +124,20 @@ def _run(r: Recurrence, settings: dict[str, Any], fallback: bool, workers: int |
     """The states after each step and what happened; rows not solved are run by the loop."""
     with np.errstate(all="ignore"):  # a diverging row overflows before it is given up
         solver = pick("newton_scan", r.x.dtype, r.x)
-        states, *found = solver(r, newton_solve.iterate, **settings, workers=workers)
-    info = NewtonInfo(*found)
-    if fallback and not bool(info.converged.all()):
-        rows = namespace(r.x).nonzero(~info.converged.reshape(-1))[0]
-        flat = states.reshape(info.converged.size, *states.shape[-3:])
+        states, *found = solver(r, _by_arrays, **settings, fallback=fallback, workers=workers)
+    return states, NewtonInfo(*found)
+
+
+def _by_arrays(r: Recurrence, *, fallback: bool, workers: int | None, **settings: Any) -> tuple[Array, ...]:
+    """`newton_solve.iterate`, and then the loop for rows that did not converge."""
+    states, converged, *found = newton_solve.iterate(r, **settings, workers=workers)
+    if fallback and not bool(converged.all()):
+        rows = namespace(r.x).nonzero(~converged.reshape(-1))[0]
+        flat = states.reshape(converged.size, *states.shape[-3:])
         run = pick("rnn_scan", r.x.dtype, r.x)
         flat[rows] = run(_rows(r, rows), reverse=False, keep=True, workers=workers)[2][0]
         states = flat.reshape(states.shape)
-    return states, info
+    return states, converged, *found
 
 
 def _forwards(r: Recurrence, reverse: bool) -> Recurrence:

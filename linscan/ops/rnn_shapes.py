@@ -94,12 +94,17 @@ def before(states: Array, r: Recurrence, reverse: bool) -> Array:
 def gradients(
     r: Recurrence, states: Array, found: tuple[Any, ...], given: tuple[Any, ...], reverse: bool
 ) -> tuple[Array | None, ...]:
-    """Gradients of x, R, b, w and h0 as given, from `found`: those of x, y, w and the first state."""
+    """Gradients of x, R, b, w and h0 as given, from `found`: those of x, y, w and the first state.
+
+    Instead of that of y, where R is diagonal, there may be a tuple of those of R and b: its sums over time.
+    """
     (dx, dy, dw, ds), xp = found, namespace(r.x)
     x, R, b, w, h0 = _arrays.take("rnn_scan", x=given[0], R=given[1], b=given[2], w=given[3], h0=given[4])[1:]
-    u = r.cell.feed(before(states, r, reverse))
-    dR = (dy * u[..., None, :]).sum(axis=-3) if r.cell.diagonal else _outer(dy, u, xp.shape(R), xp)
-    pairs = (dx, x), (dR, R), (dy.sum(axis=-3), b), (dw, w), (ds, h0)
+    if not isinstance(dy, tuple):
+        u = r.cell.feed(before(states, r, reverse))
+        dR = (dy * u[..., None, :]).sum(axis=-3) if r.cell.diagonal else _outer(dy, u, xp.shape(R), xp)
+        dy = dR, None if b is None else dy.sum(axis=-3)
+    pairs = (dx, x), (dy[0], R), (dy[1], b), (dw, w), (ds, h0)
     return tuple(_arrays.grad_like(grad, like) for grad, like in pairs)
 
 

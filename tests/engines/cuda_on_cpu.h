@@ -40,7 +40,7 @@ inline void wait_turn() {
 }
 
 struct Barrier {
-  unsigned size, arrived = 0, passed = 0;
+  unsigned size = 0, arrived = 0, passed = 0;
   void arrive_and_wait() {
     const unsigned turn = passed;
     if (++arrived == size) arrived = 0, passed++;
@@ -58,6 +58,8 @@ inline Barrier block;
 inline std::vector<int> votes;
 
 inline void __syncthreads() { block.arrive_and_wait(); }
+inline Barrier some;
+inline void some_meet(unsigned threads) { some.size = threads, some.arrive_and_wait(); }
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 inline void __syncwarp() { warps[threadIdx.x / 32].barrier.arrive_and_wait(); }
 inline int __syncthreads_or(int vote) {
@@ -124,9 +126,20 @@ struct uint4 { unsigned x, y, z, w; };
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 template <class T> T __ldcs(const T* from) { return *from; }
 template <class T> void __stcs(T* to, T x) { *to = x; }
+inline long long __double_as_longlong(double x) {
+  long long bits;
+  std::memcpy(&bits, &x, sizeof x);
+  return bits;
+}
 template <class T> T atomicMin(T* slot, T x) {
   const T old = *slot;
   if (x < old) *slot = x;
+  return old;
+}
+
+template <class T> T atomicMax(T* slot, T x) {
+  const T old = *slot;
+  if (x > old) *slot = x;
   return old;
 }
 

@@ -98,17 +98,42 @@ def test_rows_that_do_not_converge_end_in_the_loop(rng):
     assert same(h[2], linscan.rnn_scan("para_gru", bad[2], R)[0])
 
 
-def test_slow_cells_need_corrections(rng):
-    x, R, _, w, _ = on_gpu(*arguments(rng, "leaky", (4, 500, 6), "float32", diagonal=True, state=False))
+@pytest.mark.parametrize("length", [500, 20_000])
+def test_slow_cells_need_corrections(rng, length):
+    """In one block, and in several that share a channel's time."""
+    x, R, _, w, _ = on_gpu(*arguments(rng, "leaky", (3, length, 11), "float32", diagonal=True, state=False))
     cell, w = made("leaky", True), cupy.full_like(w, 0.01)
     loop, _ = linscan.rnn_scan(cell, x, R, None, w)
     h, _, info = linscan.newton_scan(cell, x, R, None, w, iterations=0)
     assert not bool(info.converged.any())
     assert same(h, loop)
+    poison()
     h, _, info = linscan.newton_scan(cell, x, R, None, w)
     assert bool(info.converged.all())
     assert 1 <= int(info.iterations.max()) <= 6
     assert_close(cupy.asnumpy(h), cupy.asnumpy(loop), 100 * residual("float32"))  # 100 steps are remembered, not 10
+    one, _, own = linscan.newton_scan(cell, x[1], R, None, w)
+    assert same(one, h[1])
+    assert int(own.iterations) == int(info.iterations[1])
+
+
+def test_a_captured_graph_decides_anew(rng):
+    x, R, *_ = on_gpu(*arguments(rng, "para_gru", (3, 700, 12), "float32", state=False))
+    fine, _, _ = linscan.newton_scan("para_gru", x, R)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        h, _, info = linscan.newton_scan("para_gru", x, R)
+        graph = stream.end_capture()
+        graph.launch(stream)
+        stream.synchronize()
+        assert bool(info.converged.all())
+        assert same(h, fine)
+        x[1, 300] = cupy.nan
+        graph.launch(stream)
+        stream.synchronize()
+    np.testing.assert_array_equal(cupy.asnumpy(info.converged), [True, False, True])
+    assert same(h[1], linscan.rnn_scan("para_gru", x[1], R)[0])
+    assert same(h[::2], fine[::2])
 
 
 def test_error_of_the_target_size(rng):

@@ -22,7 +22,7 @@ from tests.tolerances import assert_close, contracting, residual
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
 
 
-KERNELS = {"rnn_diagonal.cu": ("forward", "backward"), "rnn_newton.cu": ("guess", "seams", "judge", "carry", "correct")}
+KERNELS = {"rnn_diagonal.cu": ("forward", "backward"), "rnn_newton.cu": ("guess", "solve")}
 KERNELS["rnn_newton_back.cu"] = ("reduce", "carry", "run")
 
 
@@ -63,7 +63,7 @@ def engines(tmp_path_factory):
             spec.loader.exec_module(module)
             module.kernel = kernel
             patch.setitem(sys.modules, f"linscan.engines.cuda.{name}", module)
-    modules["rnn_scan"]._clusters, modules["rnn_scan"]._multiprocessors = lambda _: False, lambda _: 1
+    modules["rnn_scan"].clusters, modules["rnn_scan"]._multiprocessors = lambda _: False, lambda _: 1
     return modules
 
 
@@ -125,13 +125,13 @@ def recurrence(name, args, reset):
 @pytest.mark.parametrize("name", ["para_gru", "slstm"])
 def test_newton(rng, engines, name, monkeypatch):
     engine = engines["newton_scan"]
-    monkeypatch.setattr(engine, "_CHUNK", 16)
+    monkeypatch.setattr(engine, "_SHORT", 16), monkeypatch.setattr(engine, "_LONG", 16)
     args = arguments(rng, name, (2, 3, 100, 5), "float64", diagonal=True, lead=(3,))
     for warm, reset in ((0, None), (5, rng.random((2, 3, 100)) < 0.1)):
         monkeypatch.setattr(engine, "_WARM", warm)
         r = recurrence(name, args, reset)
         saved = reference.rnn_scan(r, reverse=False, keep=True, workers=None)[2]
-        options = {"quasi": False, "damping": None, "tol": 1e-14, "limit": 20, "workers": None}
+        options = {"quasi": False, "damping": None, "tol": 1e-14, "limit": 20, "fallback": False, "workers": None}
         states, converged, count, size = engine.newton_scan(r, None, **options)
         assert converged.all()
         assert (size <= 1e-14).all()
@@ -140,20 +140,39 @@ def test_newton(rng, engines, name, monkeypatch):
         dh, dlast = (random(rng, x.shape, "float64") for x in (states[..., 0, :], states[..., 0, :, :]))
         grads = engine.newton_scan_pullback(r, None, given(saved[0]), given(dh), given(dlast), workers=None)
         wide = reference.rnn_scan_pullback(r, saved, dh, dlast, reverse=False, workers=None)
-        for what, x, y in zip(("x", "y", "w", "state"), grads, wide, strict=True):
-            assert (x is None) == (y is None)
+        (dx, sums, dw, ds), given_x = grads, (r.x, r.R, r.b, r.w, r.s0)
+        got = rnn_shapes.gradients(r, saved[0], (dx, sums, dw, ds), given_x, False)
+        for x, y in zip(got, rnn_shapes.gradients(r, saved[0], wide, given_x, False), strict=True):
             if x is not None:
-                assert_close(x, y, 4 * contracting("float64"), f"gradient of {what}")
+                assert_close(x, y, 4 * contracting("float64"))
+
+
+def test_newton_sees_every_seam(rng, engines, monkeypatch):
+    """Of each row one chunk alone depends on what is before it."""
+    engine, seams = engines["newton_scan"], [1, 32, 43]
+    for name, value in (("_SHORT", 16), ("_LONG", 16), ("_WARM", 0)):
+        monkeypatch.setattr(engine, name, value)
+    args = arguments(rng, "para_gru", (len(seams), 700, 1), "float64", state=False)
+    reset = np.arange(700) != 16 * np.array(seams)[:, None]
+    r = recurrence("para_gru", args, reset)
+    options = {"quasi": False, "damping": None, "tol": 1e-14, "limit": 20, "fallback": False, "workers": None}
+    states, converged, count, _ = engine.newton_scan(r, None, **options)
+    assert converged.all()
+    np.testing.assert_array_equal(count, 1)
+    want = reference.rnn_scan(r, reverse=False, keep=True, workers=None)[2][0]
+    assert_close(states, want, residual("float64"))
 
 
 def test_newton_gives_up_on_a_row_alone(rng, engines):
+    """Which the loop then runs."""
     x, R, *_ = arguments(rng, "para_gru", (3, 100, 5), "float64", state=False)
     x[1, 50, 0, 2] = np.nan
     r = recurrence("para_gru", (x, R, None, None, None), None)
-    options = {"quasi": False, "damping": None, "tol": 1e-14, "limit": 20, "workers": None}
+    options = {"quasi": False, "damping": None, "tol": 1e-14, "limit": 20, "fallback": True, "workers": None}
     states, converged, count, size = engines["newton_scan"].newton_scan(r, None, **options)
     np.testing.assert_array_equal(converged, [True, False, True])
-    want = reference.rnn_scan(r, reverse=False, keep=True, workers=None)[2][0]
+    _, _, (want, _) = engines["rnn_scan"].rnn_scan(r, reverse=False, keep=True, workers=None)
     assert_close(states[[0, 2]], want[[0, 2]], residual("float64"))
+    assert states[1].tobytes() == want[1].tobytes()
     assert np.isnan(size[1])
     assert count[1] == 0

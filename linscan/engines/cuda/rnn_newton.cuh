@@ -6,26 +6,32 @@ constexpr int THREADS = 128;
 typedef C State[STATES];
 typedef C Map[STATES][STATES];  // [to][from]
 
-// A thread's piece: CHUNK steps of one channel of one row, neighbouring threads having neighbouring channels.
+// A piece of time: `steps` of one channel of one row. Arrays of pieces have the order (number, row, piece, channel).
 struct Piece {
-  i64 row, chunk, channel, lo, hi, index, plane;  // `plane`: how far apart a piece's numbers lie in arrays of pieces
+  i64 row, channel, lo, hi, index, plane;  // `plane`: how far apart a piece's numbers lie
   bool mine;
 
-  __device__ __forceinline__ Piece(const Problem& p, i64 steps, i64 chunks) {
-    plane = p.rows * chunks * p.width, index = blockIdx.x * i64(THREADS) + threadIdx.x;
-    mine = index < plane;
-    channel = index % p.width, chunk = index / p.width % chunks, row = mine ? index / p.width / chunks : 0;
+  __device__ __forceinline__ Piece(const Problem& p, i64 steps, i64 chunks, i64 row, i64 chunk, i64 channel)
+      : row(row), channel(channel), plane(p.rows * chunks * p.width) {
     lo = chunk * steps, hi = lo + steps < p.length ? lo + steps : p.length;
+    index = (row * chunks + chunk) * p.width + channel;
+    mine = row < p.rows && channel < p.width && lo < hi;
   }
-  template <int N> __device__ __forceinline__ void get(C (&to)[N], const C* from, i64 chunks_before, i64 width) const {
+  template <int N> __device__ __forceinline__ void get(C (&to)[N], const C* from) const {
 #pragma unroll
-    for (int i = 0; i < N; i++) to[i] = from[i * plane + index - chunks_before * width];
+    for (int i = 0; i < N; i++) to[i] = from[i * plane + index];
   }
   template <int N> __device__ __forceinline__ void put(const C (&from)[N], C* to) const {
 #pragma unroll
     for (int i = 0; i < N; i++) to[i * plane + index] = from[i];
   }
 };
+
+// Neighbouring threads have neighbouring channels.
+__device__ __forceinline__ Piece piece_of_thread(const Problem& p, i64 steps, i64 chunks) {
+  const i64 thread = blockIdx.x * i64(THREADS) + threadIdx.x, piece = thread / p.width;
+  return {p, steps, chunks, piece / chunks, piece % chunks, thread % p.width};
+}
 
 // What a channel has for all times.
 struct Channel {
@@ -47,6 +53,15 @@ struct Channel {
 __device__ __forceinline__ void restart(State& s, bool fresh) {
 #pragma unroll
   for (int n = 0; n < STATES; n++) s[n] = fresh ? start_of(n) : s[n];
+}
+
+// The state after the step from `s`, in place.
+__device__ __forceinline__ void advance(const Channel& c, const S (&input)[GATES], bool fresh, State& s) {
+  C x[GATES], y[GATES];
+  widened(x, input);
+  restart(s, fresh);
+  c.fed(y, s);
+  step(activate(x, y, s, c.w), x, y, s, c.w);
 }
 
 // The gradient `ds` of the state after a step, taken to that of the state before.
@@ -111,10 +126,6 @@ __device__ __forceinline__ void identity(Map& a) {
   for (int i = 0; i < STATES; i++)
 #pragma unroll
     for (int j = 0; j < STATES; j++) a[i][j] = i == j ? C(1) : C(0);
-}
-__device__ __forceinline__ void get_map(Map& a, const C* from, const Piece& at) {
-#pragma unroll
-  for (int i = 0; i < STATES; i++) at.get(a[i], from + i * STATES * at.plane, 0, 0);
 }
 __device__ __forceinline__ void put_map(const Map& a, C* to, const Piece& at) {
 #pragma unroll

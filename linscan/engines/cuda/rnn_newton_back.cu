@@ -3,8 +3,8 @@
 // λ[t] = (dh[t], 0, …) + J[t+1]ᵀ λ[t+1] is linear, and time is cut into chunks, one to a thread (see rnn_newton.cu):
 //   reduce  what a chunk makes of the gradient that enters behind it: λ -> map λ + end
 //   carry   from the last chunk to the first: `flow`, what enters each
-//   run     every chunk again, from its true entry: the gradients
-// Bytes moved: x, dh and the states twice; dx, and for a GRU dy, once.
+//   run     every chunk again, from its true entry: the gradients; those of R, b and w are sums over the chunk's steps
+// Bytes moved: x, dh and the states twice, dx once.
 // Limits: below 2^31 blocks.
 #ifndef STORAGE  // the launcher's macros, as the tests compile them
 #define STORAGE float
@@ -39,7 +39,7 @@ struct Reader {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 reduce(const __grid_constant__ Problem p, i64 steps, i64 chunks, C* maps, C* ends) {
-  const Piece at(p, steps, chunks);
+  const Piece at = piece_of_thread(p, steps, chunks);
   if (!at.mine) return;
   const Reader from(p, at.row, at.channel);
   const Channel c(p, at.row, at.channel);
@@ -76,17 +76,17 @@ carry(const __grid_constant__ Problem p, i64 steps, i64 chunks, const C* maps, c
   carry_over<true>(entry, p, chunks, thread, maps, ends, flow);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-run(const __grid_constant__ Problem p, i64 steps, i64 chunks, const C* flow, C* dw_parts) {
-  const Piece at(p, steps, chunks);
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+run(const __grid_constant__ Problem p, i64 steps, i64 chunks, const C* flow, C* sums) {
+  const Piece at = piece_of_thread(p, steps, chunks);
   if (!at.mine) return;
   const Reader from(p, at.row, at.channel);
   const Channel c(p, at.row, at.channel);
-  const Row<C> to(p.dx, p, at.row, at.channel), to_y(p.dy, p, at.row, at.channel);
+  const Row<C> to(p.dx, p, at.row, at.channel);
   State ds;
-  C dw[HELD];
-  at.get(ds, flow, 0, 0);
-  clear(dw);
+  C dR[GATES], db[GATES], dw[HELD];
+  at.get(ds, flow);
+  clear(dR), clear(db), clear(dw);
   Step next[AHEAD];
 #pragma unroll
   for (int i = 0; i < AHEAD; i++) from.fetch(next[i], at.hi - 1 - i, at.lo);
@@ -105,9 +105,13 @@ run(const __grid_constant__ Problem p, i64 steps, i64 chunks, const C* flow, C* 
       from.fetch(next[i], last - i - AHEAD, at.lo);
       c.fed(y, s);
       pull_through(c, activate(x, y, s, c.w), y, s, fresh, ds, dx, dy, dw);
-      to.put(dx, last - i, true), to_y.put(dy, last - i, true);
+      to.put(dx, last - i, true);
+      const C u = feed(s[0], c.rectified);
+#pragma unroll
+      for (int g = 0; g < GATES; g++) dR[g] = mul_add(dy[g], u, dR[g]), db[g] += dy[g];
     }
   }
-  if (WEIGHTS > 0) at.put(dw, dw_parts);
+  at.put(dR, sums), at.put(db, sums + GATES * at.plane);
+  if (WEIGHTS > 0) at.put(dw, sums + 2 * GATES * at.plane);
   if (at.lo == 0) Row<C>(p.ds, p, at.row, at.channel).put(ds, 0, true);
 }

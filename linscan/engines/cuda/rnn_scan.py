@@ -31,7 +31,8 @@ _MOST = 256  # channels of a head
 _HELD = 64  # registers of a lane for its share of the matrices
 _WHOLE = 64  # channels of the widest head that is one block's
 _PART = 32  # channels of a block of a cluster
-_THREADS = 64  # of a block of rnn_diagonal.cu
+_CHANNELS = 32  # of a block of rnn_diagonal.cu
+_WARPS = {"forward": 2, "backward": 5}  # of it
 _ROWS = 4  # rows that go through time together, at most
 
 
@@ -78,8 +79,7 @@ def _run(r, cell: int, backward: bool, reverse: bool, **arrays: Array | None) ->
     *_, G, d = r.x.shape
     struct, name = problem(r, cell, reverse, **arrays), "backward" if backward else "forward"
     if r.cell.diagonal:
-        run = kernel("rnn_diagonal.cu", name, r.x.dtype.name, ("CELL", cell))
-        run((-(-int(struct["rows"][0]) * d // _THREADS),), (_THREADS,), (as_bytes(struct),))
+        _diagonal(struct, name, cell, r.x.dtype.name, () if backward else (None, r.R.dtype.type(0)))
         return
     rows, matrices = (int(struct[key][0]) for key in ("rows", "matrices"))
     cut = _cut(d, G, accum_dtype(r.x.dtype).itemsize, matrices, rows, r.x.data.device_id)
@@ -87,6 +87,18 @@ def _run(r, cell: int, backward: bool, reverse: bool, **arrays: Array | None) ->
     run = kernel("rnn_scan.cu", name, r.x.dtype.name, ("CELL", cell), ("BACKWARD", int(backward)), *cut.items())
     blocks = matrices * -(-rows // cut["ROWS"]) * cut["PARTS"]
     run((blocks,), (cut["WIDTH"] // cut["PARTS"] * cut["LANES"],), (as_bytes(struct), packed))
+
+
+def _diagonal(struct: np.ndarray, name: str, cell: int, dtype: str, rest: tuple[Any, ...]) -> None:
+    """One launch of the loop over time of cells without matrices."""
+    run = kernel("rnn_diagonal.cu", name, dtype, ("CELL", cell))
+    blocks = -(-int(struct["rows"][0] * struct["width"][0]) // _CHANNELS)
+    run((blocks,), (_WARPS[name] * _CHANNELS,), (as_bytes(struct), *rest))
+
+
+def finish(struct: np.ndarray, cell: int, dtype: str, residual: Array, tol: Any) -> None:
+    """Run by the loop the rows whose `residual` is not within `tol`: the struct's states."""
+    _diagonal(struct, "forward", cell, dtype, (residual, tol))
 
 
 def problem(r, cell: int, reverse: bool, **arrays: Array | None) -> np.ndarray:
@@ -136,7 +148,7 @@ def _cut(d: int, gates: int, size: int, matrices: int, rows: int, device: int) -
         lanes *= 2
     parts = 1 if width <= _WHOLE else max(2, width // _PART)
     whole = gates * width // lanes <= _HELD * 4 // size and width // parts * lanes <= 512
-    if parts > 1 and not (whole and _clusters(device)):
+    if parts > 1 and not (whole and clusters(device)):
         parts, whole, lanes = 1, False, 4
     count, most = 1, _ROWS if width // parts * lanes <= 256 else 2
     room = _multiprocessors(device) // (1 if parts == 1 else 2)  # clusters do not fill every corner
@@ -160,7 +172,7 @@ def _packed(R: Array, cut: dict[str, int], backward: bool) -> Array:
 
 
 @cache
-def _clusters(device: int) -> bool:
+def clusters(device: int) -> bool:
     """Whether blocks can reach each other's shared memory."""
     return int(cupy.cuda.Device(device).compute_capability) >= 90
 

@@ -5,8 +5,9 @@
 //
 // A block owns a tile: CHUNK consecutive steps for each of its threads, in shared memory (slab.cuh), where results take the
 // place of inputs. A thread composes its steps' maps in registers, a warp scans the threads', the warps' are gone through
-// in order; what enters the tile comes from the tiles before it (lookback.cuh). Then every thread runs its steps from
-// their true starting state. Where composites are not good (an entry above 1024, or not finite) the tile is run in order.
+// in order; what enters the tile comes from the tiles before it (lookback.cuh), which one more warp finds out meanwhile.
+// Then every thread runs its steps from their true starting state. Where composites are not good (an entry above 1024, or
+// not finite) the tile is run in order.
 //
 // Bytes moved: every input once, every output once. Limits: those of layout.cuh; below 2^31 tiles.
 #ifndef STORAGE
@@ -36,10 +37,19 @@ struct Shared {
   Slab<S, N * N, CHUNK, THREADS> matrix;  // becomes dA
   Slab<S, N, CHUNK, THREADS> input;       // becomes h, or db
   Slab<S, N, SLOPE_OUT ? CHUNK : 1, SLOPE_OUT ? THREADS : 1> before;
-  Map warp[WARPS], tiles[2];
-  bool tame[WARPS];
-  State entering;
+  Map warp[WARPS], group;
+  bool tame[WARPS], sound;
+  State entering, begin;
 };
+
+// The first `threads` of the block meet.
+__device__ __forceinline__ void meet(int threads) {
+#ifdef __CUDA_ARCH__
+  asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
+#else
+  some_meet(threads);
+#endif
+}
 
 struct Steps {
   Shared& shared;
@@ -119,14 +129,14 @@ struct Steps {
 };
 
 // Loads the tile; of `before` the state before each step, which in the pullback's direction is the next one.
-__device__ __forceinline__ void load_tile(Shared& shared, const Layout& layout, const Place& place, i64 first, int count,
+__device__ __forceinline__ void load_tile(Shared& shared, const Layout& layout, const Place& place, i64 first, int count, int threads,
                                           const S* decay, const S* input, const S* history, const S* known) {
   const i64 a = layout.operand[DECAY].time, b = layout.operand[INPUT].time, h = layout.operand[BEFORE].time;
-  shared.matrix.load(decay + place.at[DECAY] + first * a, a, count);
-  shared.input.load(input + place.at[INPUT] + first * b, b, count);
+  shared.matrix.load(decay + place.at[DECAY] + first * a, a, count, threads);
+  shared.input.load(input + place.at[INPUT] + first * b, b, count, threads);
   if (SLOPE_OUT) {
     const bool ends = first + count == layout.length;
-    shared.before.load(history + place.at[BEFORE] + first * h, h, count + !ends, 1);
+    shared.before.load(history + place.at[BEFORE] + first * h, h, count + !ends, threads, 1);
     if (ends && threadIdx.x < N) {
       S* slot = reinterpret_cast<S*>(shared.before.at(count - 1));
       slot[threadIdx.x] = known ? known[place.at[FIRST] + threadIdx.x] : Narrow<S>::of(Number<C>::make(0));
@@ -134,73 +144,87 @@ __device__ __forceinline__ void load_tile(Shared& shared, const Layout& layout, 
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS + 32, BLOCKS)
 scan(const __grid_constant__ Layout layout, const S* decay, const S* input, const S* history, S* out, S* slope,
      const u8* reset, const S* first_state, C* last_flow, u8* memory) {
   __shared__ Shared shared;
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const i64 rows = layout.rows, tiles = layout.tiles, k = blockIdx.x / rows, row = blockIdx.x - k * rows;
-  const i64 first = k * blockDim.x * CHUNK;
-  const int tile = blockDim.x * CHUNK;
+  const bool split = tiles > 1;  // then the last warp looks back
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, warps = blockDim.x / 32 - split, threads = 32 * warps;
+  const int tile = threads * CHUNK;
+  const i64 first = k * tile;
   const int count = layout.length - first > tile ? tile : static_cast<int>(layout.length - first);
   const Place place = locate(layout, row);
-  load_tile(shared, layout, place, first, count, decay, input, history, first_state);
+  const Board<Map, State> board = ::board<Map, State>(memory, rows, tiles);
 
   Steps steps = {shared, static_cast<int>(threadIdx.x) * CHUNK, 0, 0};
   steps.count = count - steps.first > CHUNK ? CHUNK : count - steps.first;
-  if (RESETS) {
-    const i64 time = layout.operand[RESET].time;
-    for (int v = 0; v < steps.count; v++)
-      if (reset[place.at[RESET] + (first + steps.first + v) * time]) steps.reset |= 1u << v;
-  }
   State entering;
 #pragma unroll
   for (int i = 0; i < N; i++)
     entering.at[i] = PULL || !first_state ? Number<C>::make(0) : widen(first_state[place.at[FIRST] + i]);
-  arrived();
-  __syncthreads();
-
-  const Map through = warp_compose(steps.composite(), lane);
-  const Map ahead = from_below(through, 1);
-  bool good = is_good(through);
-  const bool tame = __all_sync(~0u, good);
-  if (lane == 31) shared.warp[warp] = through, shared.tame[warp] = tame;
-  __syncthreads();
-  const Board<Map, State> board = ::board<Map, State>(memory, rows, tiles);
-  if (warp == 0 && tiles > 1) {
-    Map all = identity<Map>();
-    if (lane < warps) all = shared.warp[lane];
-    all = warp_compose(all, lane, WARPS > 4 ? 8 : WARPS > 2 ? 4 : WARPS);
-    const bool sound = __all_sync(~0u, lane >= warps || (shared.tame[lane] && is_good(all)));
-    entering = receive(board, row, k, from_lane(all, warps - 1), sound, entering, shared.tiles, lane);
+  Map ahead = identity<Map>();
+  bool good = true;
+  if (warp == warps) {
+    State begin;
+    entering = look_back(board, row, k, entering, begin, lane);
+    if (lane == 0) shared.entering = entering, shared.begin = begin;
+  } else {
+    load_tile(shared, layout, place, first, count, threads, decay, input, history, first_state);
+    if (RESETS) {
+      const i64 time = layout.operand[RESET].time;
+      for (int v = 0; v < steps.count; v++)
+        if (reset[place.at[RESET] + (first + steps.first + v) * time]) steps.reset |= 1u << v;
+    }
+    arrived();
+    meet(threads);
+    const Map through = warp_compose(steps.composite(), lane);
+    ahead = from_below(through, 1);
+    good = is_good(through);
+    const bool tame = __all_sync(~0u, good);
+    if (lane == 31) shared.warp[warp] = through, shared.tame[warp] = tame;
+    meet(threads);
+    if (warp == 0 && split) {
+      Map all = identity<Map>();
+      if (lane < warps) all = shared.warp[lane];
+      all = warp_compose(all, lane, WARPS > 4 ? 8 : WARPS > 2 ? 4 : WARPS);
+      const bool sound = __all_sync(~0u, lane >= warps || (shared.tame[lane] && is_good(all)));
+      const bool told = publish(board, row, k, from_lane(all, warps - 1), sound, &shared.group, lane);
+      if (lane == 0) shared.sound = told;
+    }
+    if (!split && threadIdx.x == 0) shared.entering = entering;
   }
-  if (threadIdx.x == 0) shared.entering = entering;
   __syncthreads();
+  if (warp == warps && lane == 0 && shared.sound) {
+    const State next = apply(shared.group, shared.begin);
+    if (is_good(next)) board.begin[(k / GROUP + 1) * rows + row].tell(next, GOOD);
+  }
   entering = shared.entering;
   State start = entering;
 #pragma unroll 1
-  for (int w = 0; w < warp; w++) {
+  for (int w = 0; w < warp && w < warps; w++) {
     const Map next = shared.warp[w];
     start = apply(next, start);
     good = good && is_good(next) && is_good(start);
   }
   if (lane) start = apply(ahead, start);
   good = good && is_good(start);
-  if (__syncthreads_or(!good)) {  // strictly in order
+  if (__syncthreads_or(!good && warp < warps)) {  // strictly in order
 #pragma unroll 1
-    for (int i = 0; i < blockDim.x; i++) {
+    for (int i = 0; i < threads; i++) {
       if (threadIdx.x == i) start = shared.entering, shared.entering = steps.over<false>(start);
       __syncthreads();
     }
   }
   const State left = steps.over<true>(start);
-  if (threadIdx.x == blockDim.x - 1) {
+  if (threadIdx.x == threads - 1) {
     if (k + 1 < tiles) leave(board, row, k, left);
     if (PULL && k + 1 == tiles)
       for (int i = 0; i < N; i++) last_flow[row * N + i] = left.at[i];
   }
   __syncthreads();
+  if (warp == warps) return;
   const i64 h = layout.operand[OUT].time, g = layout.operand[SLOPE].time;
-  shared.input.store(out + place.at[OUT] + first * h, h, count);
-  if (SLOPE_OUT) shared.matrix.store(slope + place.at[SLOPE] + first * g, g, count);
+  shared.input.store(out + place.at[OUT] + first * h, h, count, threads);
+  if (SLOPE_OUT) shared.matrix.store(slope + place.at[SLOPE] + first * g, g, count, threads);
 }

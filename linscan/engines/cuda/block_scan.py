@@ -14,7 +14,7 @@ from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.layout import Strides, layout, spread, strides
 
 _LARGEST = 336  # bytes of a step that a thread holds in registers: 8 rows of float32, 6 of float64, 4 of complex128
-_GROUP = 32
+_GROUP = 16
 _SHARED, _MEMORY = 48_500, 220_000  # bytes of shared memory a block may have, and of a multiprocessor
 _INNER = (2, 1, 1, 2, 0, 1)  # axes of a step of A, b, h, dA, reset and h0
 _GRID = 1 << 20  # blocks of the loop over time
@@ -58,17 +58,17 @@ def _product(h: Array, db: Array, h0: Array | None, reset: Array | None, reverse
 
 
 def tile(n: int, itemsize: int, pullback: bool) -> Tile:
-    """The tile of matrices of n rows: pieces as long as two warps have room for, as many warps and blocks."""
+    """The tile of matrices of n rows: as many warps and blocks as fit, and pieces as long as leave room for them."""
     step, numbers = (n * n + (2 if pullback else 1) * n) * itemsize, max(1, itemsize // 4)
-    registers = min(255, {1: 48, 2: 64, 3: 96, 4: 126}.get(n, 255) * numbers)  # of a thread; fewer would spill
+    registers = {1: 48, 2: 64, 3: 96, 4: 126 if pullback else 102}.get(n, 255)  # of a thread; fewer would spill
     maps = (n * n + n) * 16
-    for chunk, least in ((8, 2), (4, 2), (2, 2), (2, 1), (1, 1)):
+    for chunk, least in ((8, 2 if pullback else 3), (4, 2), (2, 2), (2, 1), (1, 1)):
         fits = _SHARED // (32 * (chunk * step + (48 if pullback else 32)) + maps)
         if fits >= least:
             break
     warps = max(1, min(4, fits))
-    shared = warps * (32 * (chunk * step + 32) + maps)
-    return Tile(chunk, warps, max(1, min(_MEMORY // shared, 65536 // (32 * warps * registers), 8)))
+    shared, threads = warps * (32 * (chunk * step + 32) + maps), 32 * (warps + 1)  # one more looks back
+    return Tile(chunk, warps, max(1, min(_MEMORY // shared, 65536 // (threads * min(255, registers * numbers)), 8)))
 
 
 def memory_of(n: int, compute: int, rows: int, tiles: int) -> int:
@@ -130,7 +130,7 @@ def _plan(out: Array, arrays: tuple[Array | None, ...], reverse: bool, pullback:
     resets = ("RESETS", int(arrays[4] is not None))
     run = kernel("block_scan.cu", "scan", out.dtype.name, ("N", n), *macros, resets, *sizes)
     memory = memory_of(n, compute.itemsize, rows, tiles) if tiles > 1 else 0
-    return _Plan(run, (rows * tiles,), (32 * warps,), struct, memory, ())
+    return _Plan(run, (rows * tiles,), (32 * (warps + (tiles > 1)),), struct, memory, ())
 
 
 def _copies(out: Array, arrays: tuple[Array | None, ...]) -> tuple[Array | None, ...]:

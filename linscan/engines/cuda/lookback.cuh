@@ -17,6 +17,13 @@
 template <class Map> struct Identity;  // Identity<Map>::make() is the map that does nothing
 template <class Map> __device__ __forceinline__ Map identity() { return Identity<Map>::make(); }
 
+// A little while, for others.
+__device__ __forceinline__ void rest() {
+#ifdef __CUDA_ARCH__
+  asm volatile("nanosleep.u32 100;");
+#endif
+}
+
 enum { NOTHING, GOOD, WILD };  // of a slot: nothing there, usable, there but not to be used
 
 // A struct of whole words, as blocks tell each other of it.
@@ -102,12 +109,14 @@ __device__ __forceinline__ State group_start(const Board<Map, State>& board, i64
   Map next = identity<Map>();
   u32 states, maps;
   int from;
-  do {
-    if (!map) map = board.group[slot].peek(next);
+  while (true) {
+    if (!map && board.group[slot].look()) map = board.group[slot].peek(next);
     if (mine >= 0 && !state) state = board.begin[slot + board.rows].peek(start);
     states = __ballot_sync(~0u, state != NOTHING), maps = __ballot_sync(~0u, map != NOTHING);
     from = __ffs(static_cast<int>(states)) - 1;
-  } while (from < 0 || (~maps & ((1u << from) - 1)));
+    if (from >= 0 && !(~maps & ((1u << from) - 1))) break;
+    rest();
+  }
   start = from_lane(start, from);
   bool good = true;
 #pragma unroll 1
@@ -166,6 +175,49 @@ __device__ __forceinline__ State receive(const Board<Map, State>& board, i64 row
     }
   }
   return entering;
+}
+
+// The same for blocks with a warp that does nothing but look back, while the others work on the tile. It goes through the
+// tiles before it as they become known: what enters tile k of a row, and into `begin` the state its group began with.
+template <class Map, class State>
+__device__ __forceinline__ State look_back(const Board<Map, State>& board, i64 row, i64 k, State first, State& begin, int lane) {
+  const i64 group = k / GROUP, slot = group * GROUP * board.rows + row;  // of the group's first tile
+  const int before = static_cast<int>(k % GROUP);
+  begin = group ? group_start(board, row, group, first, lane) : first;
+  State entering = begin;
+  u32 there = NOTHING;
+  Map map = identity<Map>();
+  for (int done = 0; done < before;) {
+    if (lane < before && !there && board.tile[slot + lane * board.rows].look()) there = board.tile[slot + lane * board.rows].peek(map);
+    const u32 seen = __ballot_sync(~0u, there != NOTHING), usable = __ballot_sync(~0u, there == GOOD);
+    if (!(seen >> done & 1u)) rest();
+#pragma unroll 1
+    for (; done < before && (seen >> done & 1u); done++) {
+      const State next = apply(from_lane(map, done), entering);
+      const bool good = (usable >> done & 1u) && is_good(next);
+      entering = good ? next : board.left[slot + done * board.rows].await();
+    }
+  }
+  return entering;
+}
+
+// And what such a block's others tell of it: `all`, what the tile does, and what its group does if it is the last of that,
+// which is left in `whole`. Returns whether that may be used. The whole warp calls.
+template <class Map, class State>
+__device__ __forceinline__ bool publish(const Board<Map, State>& board, i64 row, i64 k, const Map& all, bool good, Map* whole, int lane) {
+  static_assert(GROUP <= 32, "a lane asks for one tile");
+  const i64 group = k / GROUP, slot = group * GROUP * board.rows + row;
+  if (lane == 0) board.tile[k * board.rows + row].tell(all, good ? GOOD : WILD);
+  if (k % GROUP != GROUP - 1) return false;
+  u32 there = lane < GROUP - 1 ? NOTHING : GOOD;
+  Map map = identity<Map>();
+  while (!__all_sync(~0u, there != NOTHING))
+    if (!there) there = board.tile[slot + lane * board.rows].peek(map);
+  if (lane == GROUP - 1) map = all;
+  map = warp_compose(map, lane, GROUP);
+  const bool sound = __all_sync(~0u, lane >= GROUP || (there == GOOD && is_good(map))) && good;
+  if (lane == GROUP - 1) board.group[group * board.rows + row].tell(map, sound ? GOOD : WILD), *whole = map;
+  return sound;
 }
 
 // Tells the tiles after it what tile k left; whoever can do without has gone on already.

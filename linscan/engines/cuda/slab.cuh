@@ -37,17 +37,26 @@ template <class S, int COUNT, int STEPS, int THREADS> struct Slab {
       to[g] = grain;
     }
   }
-  // Steps 0 to `count` of the tile, `time` elements apart, the first at `from`; the whole block calls.
-  __device__ __forceinline__ void load(const S* from, i64 time, int count, int shift = 0) {
-    for (int i = threadIdx.x; i < (count - shift) * EACH; i += blockDim.x) {
-      const int step = i / EACH, grain = i % EACH;
-      copy(at(step, grain), reinterpret_cast<const Grain*>(from + (step + shift) * time) + grain);
-    }
+  // Steps 0 to `count` of the tile, `time` elements apart, the first at `from`; the first `threads` of the block call.
+  __device__ __forceinline__ void load(const S* from, i64 time, int count, int threads, int shift = 0) {
+    each(count - shift, threads, [&](int step, int grain, Grain* here) {
+      copy(here, reinterpret_cast<const Grain*>(from + (step + shift) * time) + grain);
+    });
   }
-  __device__ __forceinline__ void store(S* to, i64 time, int count) {
-    for (int i = threadIdx.x; i < count * EACH; i += blockDim.x) {
-      const int step = i / EACH, grain = i % EACH;
-      reinterpret_cast<Grain*>(to + step * time)[grain] = *at(step, grain);
+  __device__ __forceinline__ void store(S* to, i64 time, int count, int threads) {
+    each(count, threads, [&](int step, int grain, Grain* here) { reinterpret_cast<Grain*>(to + step * time)[grain] = *here; });
+  }
+  // Every grain of `count` steps, neighbouring threads having neighbouring ones. Where a warp's are whole pieces, all that
+  // changes from one of a thread's grains to its next one are two sums.
+  template <class Body> __device__ __forceinline__ void each(int count, int threads, Body body) {
+    if constexpr (32 % (STEPS * EACH) == 0) {
+      const int apart = threads / EACH, grain = threadIdx.x % EACH;
+      int step = threadIdx.x / EACH;
+      Grain* here = at(step, grain);
+#pragma unroll 4
+      for (; step < count; step += apart, here += apart / STEPS * (PIECE / GRAIN)) body(step, grain, here);
+    } else {
+      for (int i = threadIdx.x; i < count * EACH; i += threads) body(i / EACH, i % EACH, at(i / EACH, i % EACH));
     }
   }
   static __device__ __forceinline__ void copy(Grain* to, const Grain* from) {

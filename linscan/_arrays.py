@@ -228,7 +228,7 @@ def check_count(who: str, name: str, value: int, least: int = 0) -> int:
 
 def broadcast_shapes(who: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The common shape, or a ValueError that names every argument and its shape."""
-    first, *rest = shapes.values()
+    first, *rest = [shape for shape in shapes.values() if shape] or [()]
     if all([shape == first for shape in rest]):  # a list is the quicker one
         return first
     try:
@@ -285,6 +285,26 @@ def sum_rows(x: Array, keep: int = 1) -> Array:
     return importlib.import_module("linscan.engines.cuda.row_sums").row_sums(rows).reshape(rest)
 
 
+def beside(*parts: Array) -> Array:
+    """Arrays of one dtype and library, joined at their last axes.
+
+    Part by part: CuPy's `concatenate` hands the addresses of small ones over from the host, which a graph cannot.
+    """
+    joined = namespace(parts[0]).empty((*parts[0].shape[:-1], sum(x.shape[-1] for x in parts)), parts[0].dtype)
+    at = 0
+    for x in parts:
+        joined[..., at : at + x.shape[-1]] = x
+        at += x.shape[-1]
+    return joined
+
+
+def product(x: Array, y: Array) -> Array:
+    """``x @ y``, in a captured stream as well."""
+    if namespace(x) is np:
+        return x @ y
+    return importlib.import_module("linscan.engines.cuda.cublas").product(x, y)
+
+
 def grad_like(grad: Array, like: Any) -> Array | None:
     """A gradient as its argument wants it: summed over broadcast axes, real if the argument is real, in its dtype.
 
@@ -321,4 +341,8 @@ def cotangent(who: str, name: str, grad: Any, output: Array) -> Array:
     grad = take(who, **{name: grad})[1]
     if getattr(grad, "shape", ()) != output.shape:
         raise ValueError(f"{who}: {name} must have shape {output.shape}; got {getattr(grad, 'shape', ())}")
+    if not is_cupy(grad) and xp is not np and not output.shape:
+        return xp.full(
+            (), grad.item() if hasattr(grad, "item") else grad, output.dtype
+        )  # a captured stream copies nothing
     return xp.asarray(grad, output.dtype)

@@ -44,7 +44,7 @@ class Packed:
             parts = []
             for name in names:
                 part = xp.ascontiguousarray(arrays[name], self._like[name][1]).reshape(-1).view(zeros.dtype)
-                parts += [part, zeros[: -part.size % _ALIGNED]]
+                parts += [part, zeros[: -part.size % _ALIGNED]] if part.size % _ALIGNED else [part]
             rows[first] = xp.concatenate(parts)
         return rows
 

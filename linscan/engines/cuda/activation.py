@@ -5,8 +5,7 @@ from typing import Any
 import cupy
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares, vector
-from linscan.engines.cuda.row_sums import row_sums
+from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares, total, vector
 
 _KINDS = ("identity", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "softplus")  # as in functions.cuh
 _FLAT = 128  # columns that numbers without gaps are put in
@@ -49,7 +48,7 @@ def gate_pullback(dy: Array, value: Array, z: Array, b: Array | None, dvalue: Ar
     sums = None if b is None else cupy.empty((cut.chunks, len(b)), accum_dtype(value.dtype))
     arguments = (*operand(dy), *operand(value), *operand(z), vector(b), *operand(dvalue), *operand(dz), sums)
     run("gate.cu", "gate_pullback", value, cut, arguments)
-    return None if sums is None else row_sums(sums)
+    return None if sums is None else total(sums)
 
 
 def _matrices(*arrays: Array | None) -> list[Any]:

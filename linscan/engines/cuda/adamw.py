@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from linscan._arrays import Array
+from linscan._arrays import Array, dtype_name
 from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.columns import on_its_device
 
@@ -18,5 +18,5 @@ def adamw(
     b1, b2 = betas
     rates = np.array([(1 - rate * decay, rate / (1 - b1**step), 1 - b1, 1 - b2, 1 - b2**step, eps)], _RATES)
     if x.size:
-        code = kernel("adamw.cu", "adamw", x.dtype.name)
+        code = kernel("adamw.cu", "adamw", dtype_name(x.dtype))
         code((-(-x.size // _THREADS),), (_THREADS,), (x, g, m, v, share, rates.view(f"V{_RATES.itemsize}"), x.size))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import cupy
 
-from linscan._arrays import Array
+from linscan._arrays import Array, dtype_name
 from linscan.engines.cuda._load import kernel
 
 P = ParamSpec("P")
@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 _THREADS, _DEEP = 256, 16  # threads of a block, and rows of each
 _CHUNKS = 512  # of rows whose sums are kept apart, at most
+_SIDE = 32  # columns of a block of row_sums.cu
 
 
 class Shares(NamedTuple):
@@ -50,8 +51,20 @@ def _cut(n: int, columns: int, pack: int, summed: bool) -> Shares:
 def run(source: str, name: str, like: Array, cut: Shares, arguments: tuple[Any, ...], *macros: tuple[str, int]) -> None:
     """Launch a kernel that walks rows of the shape of `like`, which need not be where `like` lies; see columns.cuh."""
     if cut.blocks:
-        code = kernel(source, name, like.dtype.name, *cut.macros, *macros)
+        code = kernel(source, name, dtype_name(like.dtype), *cut.macros, *macros)
         code((cut.blocks,), (_THREADS,), (*arguments, *like.shape, cut.rows))
+
+
+def total(sums: Array) -> Array:
+    """The sum over chunks, (chunks, D), of which `shares` makes no more than one launch of row_sums.cu takes."""
+    columns = sums.shape[1]
+    result = cupy.empty(columns, sums.dtype)
+    if not sums.size:
+        result.fill(0)
+        return result
+    code = kernel("row_sums.cu", "run", dtype_name(sums.dtype))
+    code((-(-columns // _SIDE),), (_THREADS,), (sums, result, *sums.shape))
+    return result
 
 
 def rows_of(x: Array | None) -> Array | None:
@@ -63,7 +76,7 @@ def rows_of(x: Array | None) -> Array | None:
 
 def vector(x: Array | None) -> Array | None:
     """`x`, (D,), copied unless its elements are neighbours in memory."""
-    return None if x is None else cupy.ascontiguousarray(x)
+    return x if x is None or x.strides[0] == x.itemsize else cupy.ascontiguousarray(x)
 
 
 def operand(x: Array | None) -> tuple[Array | None, int]:

@@ -3,7 +3,7 @@
 import cupy
 import numpy as np
 
-from linscan._arrays import Array
+from linscan._arrays import Array, dtype_name
 from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.columns import on_its_device
 from linscan.engines.reference import discretize_diag as reference
@@ -45,5 +45,5 @@ def _alike(*arrays: Array) -> list[Array]:
 
 def _run(name: str, a: Array, *arrays: Array) -> None:
     if a.size:
-        code = kernel("discretize_diag.cu", name, a.dtype.name)
+        code = kernel("discretize_diag.cu", name, dtype_name(a.dtype))
         code((-(-a.size // _THREADS),), (_THREADS,), (a, *arrays, a.size))

@@ -3,8 +3,7 @@
 import cupy
 
 from linscan._arrays import Array, accum_dtype
-from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares, vector
-from linscan.engines.cuda.row_sums import row_sums
+from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares, total, vector
 
 
 @on_its_device
@@ -29,4 +28,4 @@ def feedthrough_pullback(dy: Array, u: Array, D: Array, around: Array | None) ->
         cut,
         (*operand(dy), *operand(u), *operand(around), vector(D), du, sums),
     )
-    return du, row_sums(sums)
+    return du, total(sums)

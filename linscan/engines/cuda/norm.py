@@ -2,10 +2,9 @@
 
 import cupy
 
-from linscan._arrays import Array, accum_dtype
+from linscan._arrays import Array, accum_dtype, dtype_name
 from linscan.engines.cuda._load import kernel
-from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares, vector
-from linscan.engines.cuda.row_sums import row_sums
+from linscan.engines.cuda.columns import on_its_device, operand, rows_of, run, shares, total, vector
 
 _THREADS, _SIDE = 256, 8  # as in norm.cu
 
@@ -61,7 +60,7 @@ def _statistics(x: Array) -> Array:
     cut = shares(*x.shape, x, summed=True)
     parts, totals = cupy.empty((3, cut.chunks, columns), wide), cupy.empty((2, columns), wide)
     run("norm.cu", "moments", x, cut, (*operand(x), *parts))
-    code = kernel("norm.cu", "gather", x.dtype.name, *cut.macros)
+    code = kernel("norm.cu", "gather", dtype_name(x.dtype), *cut.macros)
     if columns:
         code((-(-columns // _SIDE),), (_THREADS,), (x, *parts, *totals, cut.chunks, columns))
     return totals
@@ -72,11 +71,11 @@ def _slopes(name: str, dy: Array, x: Array, mean: Array | None, var: Array, eps:
     cut = shares(*x.shape, dy, x, summed=True)
     sums = cupy.empty((cut.chunks, 2 * x.shape[1]), accum_dtype(x.dtype))
     run("norm.cu", name, x, cut, (*operand(dy), *operand(x), mean, var, eps, sums))
-    return row_sums(sums).reshape(2, -1)
+    return total(sums).reshape(2, -1)
 
 
 def _by_row(name, x, cut, arguments, centred):
     """Launch a kernel of norm_rows.cu, a warp to each row."""
     if x.size:
-        code = kernel("norm_rows.cu", name, x.dtype.name, *cut.macros, ("CENTRED", int(centred)))
+        code = kernel("norm_rows.cu", name, dtype_name(x.dtype), *cut.macros, ("CENTRED", int(centred)))
         code((-(-len(x) // (_THREADS // 32)),), (_THREADS,), (*arguments, *x.shape))

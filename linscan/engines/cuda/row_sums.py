@@ -2,7 +2,7 @@
 
 import cupy
 
-from linscan._arrays import Array
+from linscan._arrays import Array, dtype_name
 from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.capture import capturable
 
@@ -16,7 +16,7 @@ def row_sums(x: Array) -> Array:
         x = cupy.ascontiguousarray(x)
         if not x.size:
             return cupy.zeros(x.shape[1], x.dtype)
-        run, blocks = kernel("row_sums.cu", "run", x.dtype.name), -(-x.shape[1] // _COLUMNS)
+        run, blocks = kernel("row_sums.cu", "run", dtype_name(x.dtype)), -(-x.shape[1] // _COLUMNS)
         while True:
             chunks = -(-x.shape[0] // _ROWS)
             sums = cupy.empty((chunks, x.shape[1]), x.dtype)

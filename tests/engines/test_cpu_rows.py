@@ -156,6 +156,12 @@ def formula(x, kind):
     }[kind]
 
 
+def test_results_too_large_for_16_bits_are_infinite_in_silence():
+    x = np.full((9, 8), 300, np.float16)
+    y = on("cpu", "feedthrough", "float16", x, x, np.full(8, 300, np.float32))[0]
+    np.testing.assert_array_equal(y, np.full((9, 8), np.inf, np.float16))
+
+
 def test_nan_stays_where_it_is():
     x = np.linspace(-3, 3, 70).astype(np.float32)
     x[33] = np.nan

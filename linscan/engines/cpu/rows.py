@@ -20,8 +20,9 @@ def for_tiles(body: Callable[[int, slice], object], n: int, width: int = 1) -> N
     step = max(1, _TILE // max(1, width))
 
     def work(lo: int, hi: int) -> None:
-        for i in range(lo, hi):
-            body(i, slice(i * step, min((i + 1) * step, n)))
+        with np.errstate(all="ignore"):  # in this thread; the kernels say nothing either
+            for i in range(lo, hi):
+                body(i, slice(i * step, min((i + 1) * step, n)))
 
     parallel_for(work, tiles(n, width))
 

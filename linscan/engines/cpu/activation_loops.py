@@ -106,8 +106,9 @@ def softplus(x, y, c):
     for i in range(len(y)):
         y[i] = x[i]
     rnn_math.log1pexp(y, c)
+    zero = c[1][-1] - c[1][-1]
     for i in range(len(y)):
-        y[i] += max(x[i], x[i] - x[i])
+        y[i] += zero if x[i] < zero else x[i]
     restore_subnormals(mode)
 
 

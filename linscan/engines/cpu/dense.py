@@ -23,11 +23,8 @@ def dense(x: Array, w: Array, b: Array | None) -> Array:
     work = inner * width
     if n * work <= _ALONE:
         return reference.dense(x, w, b)
-    y, entries, shift = (
-        np.empty((n, width), x.dtype),
-        flat(x, x.dtype),
-        flat(_padded(np.zeros(width, x.dtype) if b is None else b), x.dtype),
-    )
+    y, entries = np.empty((n, width), x.dtype), flat(x, x.dtype)
+    shift = flat(_padded(np.zeros(width, x.dtype) if b is None else b), x.dtype)
     panels = flat(_padded(w).reshape(inner, -1, COLUMNS).swapaxes(0, 1), x.dtype)
     blocks = -(-n // dense_loops.BLOCK)
 

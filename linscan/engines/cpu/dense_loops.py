@@ -26,16 +26,9 @@ def product(x, panels, shift, y, sizes, lo, hi):
         for deep in range(0, inner, _DEEP):
             depth = min(_DEEP, inner - deep)
             for j in range(0, wide, COLUMNS):
+                panel = j * inner + deep * COLUMNS
                 for i in range(0, rows, ROWS):
-                    places = (
-                        start + i * inner + deep,
-                        inner,
-                        1,
-                        j * inner + deep * COLUMNS,
-                        COLUMNS,
-                        i * wide + j,
-                        wide,
-                    )
+                    places = (start + i * inner + deep, inner, 1, panel, COLUMNS, i * wide + j, wide)
                     tile(a, panels, made, places, depth, deep > 0)
         for i in range(rows):
             out, row = y[(first + i) * width :], made[i * wide :]

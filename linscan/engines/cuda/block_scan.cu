@@ -37,7 +37,7 @@ struct Shared {
   Slab<S, N * N, CHUNK, THREADS> matrix;  // becomes dA
   Slab<S, N, CHUNK, THREADS> input;       // becomes h, or db
   Slab<S, N, SLOPE_OUT ? CHUNK : 1, SLOPE_OUT ? THREADS : 1> before;
-  Map warp[WARPS], group;
+  Map warp[WARPS], product[2], group;
   bool tame[WARPS], sound;
   State entering, begin;
 };
@@ -185,11 +185,14 @@ scan(const __grid_constant__ Layout layout, const S* decay, const S* input, cons
     if (lane == 31) shared.warp[warp] = through, shared.tame[warp] = tame;
     meet(threads);
     if (warp == 0 && split) {
-      Map all = identity<Map>();
-      if (lane < warps) all = shared.warp[lane];
-      all = warp_compose(all, lane, WARPS > 4 ? 8 : WARPS > 2 ? 4 : WARPS);
-      const bool sound = __all_sync(~0u, lane >= warps || (shared.tame[lane] && is_good(all)));
-      const bool told = publish(board, row, k, from_lane(all, warps - 1), sound, &shared.group, lane);
+      const Map* all = shared.warp;
+      bool sound = shared.tame[0];
+      for (int w = 1; w < warps; w++) {
+        Map* const both = shared.product + (w & 1);
+        sound = compose(*both, shared.warp[w], *all, lane) && sound && shared.tame[w];
+        all = both;
+      }
+      const bool told = publish(board, row, k, *all, sound, &shared.group, lane);
       if (lane == 0) shared.sound = told;
     }
     if (!split && threadIdx.x == 0) shared.entering = entering;

@@ -15,7 +15,7 @@ from linscan.engines.cuda.layout import Strides, layout, spread, strides
 
 _LARGEST = 336  # bytes of a step that a thread holds in registers: 8 rows of float32, 6 of float64, 4 of complex128
 _GROUP = 16
-_SHARED, _MEMORY = 48_500, 220_000  # bytes of shared memory a block may have, and of a multiprocessor
+_SHARED, _MEMORY = 47_800, 220_000  # bytes of shared memory a block may have, and of a multiprocessor
 _INNER = (2, 1, 1, 2, 0, 1)  # axes of a step of A, b, h, dA, reset and h0
 _GRID = 1 << 20  # blocks of the loop over time
 

@@ -63,3 +63,24 @@ template <class C> __device__ __forceinline__ bool is_good(const Block<C>& map) 
   for (int i = 0; i < N; i++) good = good && is_finite(map.b[i]);
   return good;
 }
+
+// First `before`, then `after`, into `both`, all three in shared memory, by all lanes of a warp; whether it is good.
+template <class C>
+__device__ __forceinline__ bool compose(Block<C>& both, const Block<C>& after, const Block<C>& before, int lane) {
+  bool good = true;
+#pragma unroll 1
+  for (int e = lane; e < N * N + N; e += 32) {
+    const bool slope = e < N * N;
+    const int i = slope ? e / N : e - N * N;
+    const C *x = slope ? before.a + e % N : before.b, *row = after.a + i * N;
+    const int apart = slope ? N : 1;
+    C sum = slope ? mul(row[0], x[0]) : mul_add(row[0], x[0], after.b[i]);
+#pragma unroll
+    for (int k = 1; k < N; k++) sum = mul_add(row[k], x[k * apart], sum);
+    if (slope) both.a[e] = sum;
+    else both.b[i] = sum;
+    good = good && (slope ? at_most(sum, 1024.0) : is_finite(sum));
+  }
+  __syncwarp();
+  return __all_sync(~0u, good);
+}

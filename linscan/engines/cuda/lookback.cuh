@@ -37,6 +37,12 @@ template <class X> struct Slot {
     for (int i = 0; i < WORDS; i++)
       reinterpret_cast<volatile u64*>(word)[i] = static_cast<u64>(how) << 32 | reinterpret_cast<const u32*>(&x)[i];
   }
+  // The same by all lanes of a warp.
+  __device__ __forceinline__ void tell(const X* x, u32 how, int lane) {
+#pragma unroll 1
+    for (int i = lane; i < WORDS; i += 32)
+      reinterpret_cast<volatile u64*>(word)[i] = static_cast<u64>(how) << 32 | reinterpret_cast<const u32*>(x)[i];
+  }
   __device__ __forceinline__ u32 look() const {
     return static_cast<u32>(*reinterpret_cast<const volatile u64*>(word) >> 32);
   }
@@ -201,13 +207,13 @@ __device__ __forceinline__ State look_back(const Board<Map, State>& board, i64 r
   return entering;
 }
 
-// And what such a block's others tell of it: `all`, what the tile does, and what its group does if it is the last of that,
-// which is left in `whole`. Returns whether that may be used. The whole warp calls.
+// And what such a block's others tell of it: `all`, what the tile does, in shared memory, and what its group does if it is
+// the last of that, which is left in `whole`. Returns whether that may be used. The whole warp calls.
 template <class Map, class State>
 __device__ __forceinline__ bool publish(const Board<Map, State>& board, i64 row, i64 k, const Map& all, bool good, Map* whole, int lane) {
   static_assert(GROUP <= 32, "a lane asks for one tile");
   const i64 group = k / GROUP, slot = group * GROUP * board.rows + row;
-  if (lane == 0) board.tile[k * board.rows + row].tell(all, good ? GOOD : WILD);
+  board.tile[k * board.rows + row].tell(&all, good ? GOOD : WILD, lane);
   if (k % GROUP != GROUP - 1) return false;
   u32 there = lane < GROUP - 1 ? NOTHING : GOOD;
   Map map = identity<Map>();

@@ -16,7 +16,7 @@ from linscan.engines.cuda.rnn_scan import as_bytes, clusters, finish, number_of,
 
 _THREADS, _SOLVERS = 128, 256
 _SHORT, _LONG = 64, 256  # steps of a chunk
-_CHUNKS = 32  # that a row should have
+_CHUNKS, _CHUNKS_BACK = 32, 1024  # that a row may have, unless they would be longer or shorter
 _WARM = 32  # steps by which the first guess of a chunk begins before it
 _WIDTH = 8  # channels of a block that corrects
 _PARTS = 8  # blocks that share a channel's time, if it has
@@ -81,5 +81,5 @@ def _chunk_of(length: int) -> int:
 
 
 def _back_chunk_of(length: int) -> int:
-    """And of the pullback, which gains nothing by longer ones."""
-    return max(_SHORT, 1 << (-(-length // 256) - 1).bit_length())
+    """And of the pullback, which has nothing to read twice."""
+    return max(_SHORT, 1 << (-(-length // _CHUNKS_BACK) - 1).bit_length())

@@ -60,7 +60,7 @@ template <class R> __device__ __forceinline__ bool is_nan(complex<R> x) { return
 // The index of the output that s and j meet at, along one axis; whether there is one.
 __device__ __forceinline__ bool meets(i64& t, i64 s, i64 j, const Sum& sum, int axis, i64 length) {
   t = s + j - sum.start[axis];
-  if (sum.period[axis]) t %= sum.period[axis];
+  if (sum.period[axis] && t >= sum.period[axis]) t -= sum.period[axis];  // neither is longer than the period
   return t >= 0 && t < length;
 }
 
@@ -84,14 +84,19 @@ __device__ __forceinline__ void add_terms(const S* x, const Box& in, const S* z,
         left = bit + run < 32 ? left >> (bit + run) << (bit + run) : 0;
         const i64 s = first + word * 32 + bit, span = taps.size[2] + run - 1;
         const C value = widen(from[s * in.step[2]]);
-        for (i64 n = threadIdx.x; n < taps.size[0] * taps.size[1] * span; n += THREADS) {
-          const i64 c = n % span, rest = n / span, a = rest / taps.size[1], b = rest % taps.size[1];
+        for (i64 a = 0; a < taps.size[0]; a++) {
           i64 t0, t1, t2;
-          if (!meets(t0, i, a, sum, 0, out.size[0]) || !meets(t1, j, b, sum, 1, out.size[1])) continue;
-          if (!meets(t2, s, c, sum, 2, out.size[2])) continue;
-          S& to = y[t0 * out.step[0] + t1 * out.step[1] + t2 * out.step[2]];
-          if (nans & 1u) to = Narrow<S>::of(value);
-          else to = Narrow<S>::of(add(widen(to), mul(value, widen(z[a * taps.step[0] + b * taps.step[1] + c * taps.step[2]]))));
+          if (!meets(t0, i, a, sum, 0, out.size[0])) continue;
+          for (i64 b = 0; b < taps.size[1]; b++) {
+            if (!meets(t1, j, b, sum, 1, out.size[1])) continue;
+            S* to = y + t0 * out.step[0] + t1 * out.step[1];
+            const S* with = z + a * taps.step[0] + b * taps.step[1];
+            for (i64 c = threadIdx.x; c < span; c += THREADS) {
+              if (!meets(t2, s, c, sum, 2, out.size[2])) continue;
+              S& one = to[t2 * out.step[2]];
+              one = Narrow<S>::of(nans & 1u ? value : add(widen(one), mul(value, widen(with[c * taps.step[2]]))));
+            }
+          }
         }
         __syncthreads();
       }
@@ -100,7 +105,7 @@ __device__ __forceinline__ void add_terms(const S* x, const Box& in, const S* z,
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)  // room for all registers it wants
 mend(const __grid_constant__ Layout layout, const __grid_constant__ Box in, const __grid_constant__ Box taps,
      const __grid_constant__ Box out, const __grid_constant__ Sum sum, const S* u, const S* k, S* y, const u8* u_mark,
      const u8* k_mark) {

@@ -163,7 +163,7 @@ __device__ __forceinline__ void add_terms(const Window& w, i64 length, const S* 
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)  // room for all registers it wants
 mend(const __grid_constant__ Layout layout, const __grid_constant__ Window w, const S* u, const S* k, S* y, const u8* u_mark,
      const u8* k_mark) {
   const Operand* o = layout.operand;

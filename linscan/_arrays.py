@@ -338,6 +338,8 @@ def cotangent(who: str, name: str, grad: Any, output: Array) -> Array:
     xp = namespace(output)
     if grad is None:
         return xp.broadcast_to(xp.zeros((), output.dtype), output.shape)
+    if isinstance(grad, (int, float, np.generic)) and output.ndim == 0:
+        return xp.full((), grad, output.dtype)  # on a GPU no copy from the host, which a captured graph would repeat
     grad = take(who, **{name: grad})[1]
     if getattr(grad, "shape", ()) != output.shape:
         raise ValueError(f"{who}: {name} must have shape {output.shape}; got {getattr(grad, 'shape', ())}")

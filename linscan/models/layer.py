@@ -33,15 +33,9 @@ class Training:
     kept: float = 0.95  # of the running statistics at every batch, as in S5
 
     def update(self) -> None:
-        """Move the running statistics towards the batch's, all in a few operations."""
-        if not self.statistics:
-            return
-        xp = _arrays.namespace(self.statistics[0][0])
-        running, batch = (xp.concatenate(arrays) for arrays in zip(*self.statistics, strict=True))
-        moved, at = self.kept * running + (1 - self.kept) * batch, 0
-        for x, _ in self.statistics:
-            x[...] = moved[at : at + len(x)]
-            at += len(x)
+        """Move the running statistics towards the batch's."""
+        for running, batch in self.statistics:
+            running += (1 - self.kept) * (batch - running)
         self.statistics.clear()
 
 

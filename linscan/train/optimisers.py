@@ -139,5 +139,5 @@ def global_norm(grads: dict[str, Array]) -> Any:
 
 
 def _square(g: Array) -> Any:
-    g = g.reshape(-1)
-    return _arrays.namespace(g).vdot(g, g).real
+    g = _arrays.namespace(g).ascontiguousarray(g).reshape(-1).view(_arrays.real_dtype(g.dtype))
+    return (g * g).sum()  # no product of vectors: cuBLAS's cannot be captured in a graph

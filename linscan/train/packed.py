@@ -36,16 +36,15 @@ class Packed:
         self.arrays = self.split(self.rows)
 
     def gather(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        """Copies of other arrays of the same names and shapes, in rows like these."""
-        rows = {}
-        for first, names in self._names.items():
-            xp = _arrays.namespace(arrays[first])
-            zeros = xp.zeros(_ALIGNED, _arrays.real_dtype(self._like[first][1]))
-            parts = []
-            for name in names:
-                part = xp.ascontiguousarray(arrays[name], self._like[name][1]).reshape(-1).view(zeros.dtype)
-                parts += [part, zeros[: -part.size % _ALIGNED]] if part.size % _ALIGNED else [part]
-            rows[first] = xp.concatenate(parts)
+        """Copies of other arrays of the same names and shapes, in rows like these, with zeros between them."""
+        # One by one: CuPy's `concatenate` hands their addresses over from the host, which a captured graph cannot.
+        xp = _arrays.namespace(*arrays.values())
+        rows = {
+            first: xp.zeros(sum(map(self._space, names)), _arrays.real_dtype(self._like[first][1]))
+            for first, names in self._names.items()
+        }
+        for name, x in self.split(rows).items():
+            x[...] = arrays[name]
         return rows
 
     def split(self, rows: dict[str, Array]) -> dict[str, Array]:
@@ -56,5 +55,10 @@ class Packed:
             first = place[name]
             size = math.prod(shape) * (2 if dtype.kind == "c" else 1)
             found[name] = rows[first][at[first] : at[first] + size].view(dtype).reshape(shape)
-            at[first] += -(-size // _ALIGNED) * _ALIGNED
+            at[first] += self._space(name)
         return found
+
+    def _space(self, name: str) -> int:
+        """Numbers of a row that an array takes."""
+        shape, dtype = self._like[name]
+        return -(-math.prod(shape) * (2 if dtype.kind == "c" else 1) // _ALIGNED) * _ALIGNED

@@ -35,6 +35,7 @@ SIZES = {"tiny": (1, 32), "small": (2, 64), "single": (1, 128), "medium": (4, 12
 
 _BARE: dict[str, Any] = {"activation": "identity", "gate": "none"}  # around layers that have their own
 _TRACKING: dict[str, Any] = {"taps": 0, "activation": "identity"}  # keys that point anywhere
+_SWITCHING: dict[str, Any] = _TRACKING | {"heads": 8, "spread": 8.0}  # some head flips for one token alone
 _OF_S5: dict[str, Any] = {"norm": "batch", "activation": "gelu_tanh", "gate": "half_glu2"}
 
 # From channels and length: a layer, in a block as it comes; or a tuple of blocks, a round.
@@ -57,8 +58,8 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "retnet": lambda D, length: RetNet(D),
     "deltanet": lambda D, length: DeltaNet(D),
     "gated-deltanet": lambda D, length: DeltaNet(D, gated=True),
-    "deltanet-bare": lambda D, length: DeltaNet(D, spread=8.0, **_TRACKING),
-    "deltanet-negative": lambda D, length: DeltaNet(D, negative=True, spread=8.0, **_TRACKING),
+    "deltanet-bare": lambda D, length: DeltaNet(D, **_SWITCHING),
+    "deltanet-negative": lambda D, length: DeltaNet(D, negative=True, **_SWITCHING),
     "deltaproduct": lambda D, length: DeltaNet(D, negative=True, n_householder=2, **_TRACKING),
     "mega": lambda D, length: mega(D),
     "xlstm": lambda D, length: xlstm(D, depth=8),

@@ -32,13 +32,17 @@ extern "C" __global__ void rate(float* out, float x, int times) {
 
 def rows() -> Iterator[Row]:
     _check()
-    shape = 8, 16, 4096, 128, 128
-    for name, kind, count, precision in (
-        ("linear_attention", "scalar", 2, "exact"),
-        ("linear_attention", "scalar", 2, "tf32"),
-        ("linear_attention", "vector", 2, "exact"),
-        ("delta_rule", None, 3, "exact"),
-        ("delta_rule", "scalar", 3, "exact"),
+    usual, narrow, long = (8, 16, 4096, 128, 128), (8, 16, 4096, 64, 64), (1, 16, 32768, 128, 128)
+    for name, shape, kind, count, precision in (
+        ("linear_attention", usual, "scalar", 2, "exact"),
+        ("linear_attention", usual, "scalar", 2, "tf32"),
+        ("linear_attention", narrow, "scalar", 2, "exact"),
+        ("linear_attention", narrow, "scalar", 2, "tf32"),
+        ("linear_attention", long, "scalar", 2, "exact"),
+        ("linear_attention", long, "scalar", 2, "tf32"),
+        ("linear_attention", usual, "vector", 2, "exact"),
+        ("delta_rule", usual, None, 3, "exact"),
+        ("delta_rule", usual, "scalar", 3, "exact"),
     ):
         args = _arguments(name, shape, kind)
         forward, run = (partial(getattr(linscan, f), *args, precision=precision) for f in (name, f"{name}_vjp"))

@@ -173,6 +173,7 @@ FLOAT32 = {"exact": 2.0**-22, "tf32": 2.0**-11}  # what each product of two numb
 @pytest.mark.parametrize("precision", FLOAT32)
 def test_float32(rng, engine, precision, monkeypatch):
     unit = {"precision": precision, "unit": FLOAT32[precision]}
+    monkeypatch.setattr(engine, "_NARROW", 128)
     q, k, v = (random(rng, (70, n), "float32") for n in (80, 80, 72))
     check(engine, q, k, v, gates(rng, 70, 1), random(rng, (80, 72), "float32"), scale=0.5, **unit)
     q, k, v = (random(rng, (150, n), "float32") for n in (9, 9, 5))

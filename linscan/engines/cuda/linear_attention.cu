@@ -67,7 +67,7 @@ __device__ __forceinline__ void mates(Mates& to, const Layout& layout, const Spo
   for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const int step = 16 * quarter() + lane / 4 + 8 * half, c = half_column() + 8 * n + lane % 4 * 2;
+      const int step = 16 * quarter() + lane / 4 + 8 * half, c = first_column() + 8 * n + lane % 4 * 2;
       const S* from = extras.mate + place.at[MATE] + x.column + (t + step) * layout.operand[MATE].time;
       to[n][half] = step < count ? two(from + c, c, x.width) : Both{};
     }
@@ -86,7 +86,7 @@ __device__ __forceinline__ void multiply(const float (&out)[COLUMNS][4], const M
       sum = __fmaf_rn(out[n][2 * half + 1], high(mates[n][half], S()), sum);
     }
     sum += shuffle_xor(sum, 1), sum += shuffle_xor(sum, 2);
-    const i64 slice = HALVES * x.slice + threadIdx.x / 128;
+    const i64 slice = SHARES * x.slice + share();
     if (lane % 4 == 0 && step < count) extras.sums[(slice * layout.rows + x.row) * layout.length + t + step] = scale * sum;
   }
 }
@@ -111,37 +111,52 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     fetch<SLICE>(stage.v, v + t * step_v, step_v, 0, count, x.width, STEPS);
     commit();
     const int late = static_cast<int>(extras.backwards);
-    if (warp == 0) logarithms(ahead, g + (t - late) * step_g, step_g, t ? 0 : late, count, lane);
+    if (warp == IDLE) logarithms(ahead, g + (t - late) * step_g, step_g, t ? 0 : late, count, lane);
   };
   i64 chunk = x.lo ? (x.lo - extras.head) / STEPS + 1 : 0, next = begin(chunk + 1, extras.head, layout.length);
   bring(shared.stage[chunk % 2], x.lo, next);
+  bool grows = false;
+  const auto prepare = [&](i64 chunk) {
+    if (warp != IDLE) return;
+    gates(shared.gates[chunk % 2], ahead, lane);
+    grows = DECAYS && !(ahead[0] <= 1.0f && ahead[1] <= 1.0f);
+  };
+  prepare(chunk);
 #pragma unroll 1
   for (i64 t = x.lo; t < x.hi; t = next, chunk++) {
     Stage& stage = shared.stage[chunk % 2];
+    const Gates& gate = shared.gates[chunk % 2];
     next = begin(chunk + 1, extras.head, layout.length);
     const int count = static_cast<int>(next - t);
-    if (OUT)
+    if (OUT || SINGLE)
       each_pair(state, lane, [&](int key, int c, float y, float z) { *reinterpret_cast<Both*>(&shared.state[key][c]) = pair<S>(y, z); });
-    if (warp == 0) gates(shared, ahead, lane);
     if (next < x.hi) bring(shared.stage[(chunk + 1) % 2], next, begin(chunk + 2, extras.head, layout.length)), arrived<1>();
     else arrived<0>();
     __syncthreads();
-    decay *= since_start(shared, STEPS - 1);
-    bool wild = false;
-    if (SINGLE) wild = __syncthreads_or(is_wild<OUT>(state, shared, stage, lane));
+    decay *= since_start(gate, STEPS - 1);
     if (OUT && KEPT == WRITE) put(shared, extras.kept + (x.row * chunks + chunk) * keys * values + x.column, keys, values, x.width);
-    if (wild) step_by_step(state, shared, stage, keys, lane);
-    if (OUT) {
-      float out[COLUMNS][4];
-      if (wild) done(out, stage, lane);
-      else outputs(out, shared, stage, lane);
-      Mates others;
-      if (MATED) mates(others, layout, x, place, t, count, extras, lane);
+    float out[COLUMNS][4] = {};
+    Mates others;
+    if (OUT) outputs(out, shared, stage, gate, lane);
+    if (OUT && MATED) mates(others, layout, x, place, t, count, extras, lane);
+    const auto give = [&] {
       if (MATED) multiply(out, others, layout, x, t, count, extras, scale, lane);
 #pragma unroll
-      for (int n = 0; n < COLUMNS; n++) write(o + t * step_o, step_o, out[n], 16 * quarter(), half_column() + 8 * n, count, x.width, lane, scale);
+      for (int n = 0; n < COLUMNS; n++) write(o + t * step_o, step_o, out[n], 16 * quarter(), first_column() + 8 * n, count, x.width, lane, scale);
+    };
+    if (OUT && !SINGLE) give();
+    advance(state, gate, stage, lane);
+    bool wild = grows;
+    if (next < x.hi) prepare(chunk + 1);
+    if (SINGLE) {
+      each(state, lane, [&](int, int, float& y) { wild |= !is_finite(y); });
+#pragma unroll
+      for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) wild |= !is_finite(out[n][i]);
+      if (__syncthreads_or(wild)) step_by_step(state, out, shared, stage, gate, keys, lane);
     }
-    if (!wild) advance(state, shared, stage, lane);
+    if (OUT && SINGLE) give();
     if (OUT && KEPT == MULTIPLY) {  // forwards, this chunk is the one that many from the end
       const S* other = extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values + x.column;
       float sum = 0.0f;
@@ -153,7 +168,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
       for (int by = 16; by > 0; by /= 2) sum += shuffle_xor(sum, by);
       if (lane == 0) shared.part[warp] = sum;
     }
-    __syncthreads();
+    if (!SINGLE || KEPT == MULTIPLY) __syncthreads();
     if (OUT && KEPT == MULTIPLY && threadIdx.x == 0) {
       float sum = 0.0f;
       for (int w = 0; w < WARPS; w++) sum += shared.part[w];

@@ -1,6 +1,7 @@
-"""Linear attention on the GPU: 16-bit arrays on tensor cores, those with one decay a step by the kernel of this file.
+"""Linear attention on the GPU: on tensor cores by the kernel of this file where there is one decay a step.
 
-Those with decays by channel are gated_attention.py's; what is not 16-bit, or too wide, goes step after step, exactly.
+It takes 16-bit arrays, float32 ones in TF32, and exact ones where three products for one beat multiply-adds.
+16-bit arrays with decays by channel are gated_attention.py's; all else goes step after step.
 
 The pullback is the same kernel three times, with the arguments in other roles and for two of them time backwards; the
 head of linear_attention.cu says how.
@@ -24,6 +25,7 @@ __all__ = ["linear_attention", "linear_attention_pullback", "linear_attention_st
 _THREADS, _STEPS, _PAD = 128, 64, 8  # as in linear_attention.cu
 _PRODUCTS = {"exact": 3, "tf32": 1}  # of tensor cores for one of float32 numbers
 _WIDEST = 256  # keys or values that tensor cores take here
+_NARROW = 64  # exact float32 of no more keys and values goes by tensor cores; so do sequences that are cut
 _WHOLE = 128  # chunks of the longest sequence that is not cut
 _SEGMENT = 64  # chunks of a segment of a longer one
 _NOTHING, _WRITE, _MULTIPLY = range(3)
@@ -38,7 +40,7 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep, precision, workers):
     if not math.prod(lead) or not recurrent.fits(*sizes, q.dtype):
         return reference.linear_attention(q, k, v, g, S0, precision=precision, workers=workers, **options)
     vector = g is not None and g.shape[-1] > 1
-    if not _is_tiled(q, *sizes[1:], vector, scale):
+    if not _is_tiled(q, *sizes, vector, scale, precision):
         return recurrent.linear_attention(q, k, v, g, S0, **options)
     with q.device:
         if vector:
@@ -50,15 +52,17 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep, precision, workers):
     return done.o, done.S, _Kept(kept, done.starts, products) if keep else None
 
 
-def _is_tiled(q: Array, keys: int, values: int, vector: bool, scale: float) -> bool:
-    """Whether tensor cores take it: 16-bit arrays, and float32 ones with one decay a step."""
+def _is_tiled(q: Array, length: int, keys: int, values: int, vector: bool, scale: float, precision: str) -> bool:
+    """Whether tensor cores take it; the number of heads has no say in it, for bits depend on it."""
     scalable = math.isfinite(1 / scale if scale else math.inf)  # the pullback divides by the scale first
     if not scalable or max(keys, values) > _WIDEST or not has_tensor_cores(q):
         return False
     if q.dtype.itemsize == 2:
         return True
     wide = max(keys, values)  # the pullback changes their places
-    return q.dtype == np.float32 and not vector and _shared(*_tile(wide, wide), q.dtype) <= shared_limit(q)
+    if q.dtype != np.float32 or vector or _shared(*_tile(wide, wide), q.dtype) > shared_limit(q):
+        return False
+    return precision == "tf32" or wide <= _NARROW or length > _WHOLE * _STEPS
 
 
 def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, workers):
@@ -133,8 +137,8 @@ def _run(
     slices, chunks = -(-values // width), -(-length // _STEPS)
     o, S = cupy.empty((*lead, length, values), q.dtype), cupy.empty((*lead, keys, values), np.float32)
     dots = cupy.empty((slices, *lead, chunks), np.float32) if work == _MULTIPLY else None
-    halves = 1 if wide == 128 and q.dtype.itemsize == 2 else 2
-    sums = cupy.empty((halves * slices, *lead, length), np.float32) if mate is not None else None
+    shares = width // 16 if q.dtype.itemsize == 4 else 1 if wide == 128 else 2  # SHARES of the device code
+    sums = cupy.empty((shares * slices, *lead, length), np.float32) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     head = (length - 1) % _STEPS + 1 if back else min(length, _STEPS)
     extras = np.array([(*pointers, head, back)], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
@@ -150,7 +154,7 @@ def _run(
         if code.max_dynamic_shared_size_bytes < shared:
             code.max_dynamic_shared_size_bytes = shared
         grid = segments * rows * slices
-        code((grid,), (halves * _THREADS,), (layout, *arguments, extras), shared_mem=shared)
+        code((grid,), (shares * _THREADS,), (layout, *arguments, extras), shared_mem=shared)
 
     if segments > 1 and starts is None:
         starts, decays = cupy.empty((segments, *S.shape), np.float32), cupy.empty(segments * rows, np.float32)
@@ -170,4 +174,4 @@ def _shared(keys: int, width: int, dtype: np.dtype) -> int:
     """Bytes of the struct ``Shared``."""
     across = width + (_PAD if dtype.itemsize == 2 else 4)
     stage, scores = _STEPS * (2 * (keys + _PAD) + across), (_STEPS if dtype.itemsize == 4 else 1) * (_STEPS + _PAD)
-    return dtype.itemsize * (2 * stage + keys * across + scores) + 52 * _STEPS + 32
+    return dtype.itemsize * (2 * stage + keys * across + scores) + 72 * _STEPS + 64

@@ -130,8 +130,9 @@ def strict_cupy() -> Iterator[types.ModuleType]:
     sums = types.SimpleNamespace(row_sums=lambda x: x.sum(axis=0))  # device code has no place here
     capture = types.SimpleNamespace(capturing=lambda: False, capturable=lambda run: run, held=lambda thing: thing)
     names = ("cupy", "cupyx", "cupyx.scipy", "cupyx.scipy.special")
-    ours = {"linscan.engines.cuda.row_sums": sums, "linscan.engines.cuda.capture": capture}
-    stands_in = dict(zip(names, (module, *map(types.ModuleType, names[1:3]), functions), strict=True)) | ours
+    ours = {"row_sums": sums, "capture": capture, "cublas": types.SimpleNamespace(product=lambda x, y: x @ y)}
+    stands_in = dict(zip(names, (module, *map(types.ModuleType, names[1:3]), functions), strict=True))
+    stands_in |= {f"linscan.engines.cuda.{name}": part for name, part in ours.items()}
     before = {name: sys.modules.get(name) for name in stands_in}
     sys.modules.update(stands_in)
     try:

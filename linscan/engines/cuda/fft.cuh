@@ -123,7 +123,7 @@ __device__ __forceinline__ void split(Z a, Z b, Z w, Z& p, Z& q) {
   butterfly(p, q, w);
 }
 
-// and back, times 4 M / n, with real and imaginary parts swapped.
+// and back, times 4 M, with real and imaginary parts swapped.
 __device__ __forceinline__ void join(Z p, Z q, Z w, Z& a, Z& b) {
   Z x = add(p, q), y = sub(p, q);
   butterfly(x, y, {w.im, w.re});  // i conj(w)

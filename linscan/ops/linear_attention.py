@@ -56,8 +56,8 @@ def linear_attention(
     sign : array_like, shape (..., T) or (..., T, K), optional
         1 or -1: the decay is ``sign e^g``. Rank as for `g`. It has no gradient.
     precision : {"exact", "tf32"}, default "exact"
-        Of the products of float32 arrays on a GPU: "tf32" rounds what they take in to 11 binary digits, for about half
-        the time where decays are one number per step. Without effect on other dtypes and on a CPU.
+        Of the products of float32 arrays on a GPU: "tf32" lets them round what they take in to 11 binary digits, which
+        is faster with one decay per step, or none. Without effect on other dtypes and on a CPU.
     workers : int, optional
         Threads the CPU engine may use, as in `scipy.fft`; None means as many as pay for this size.
 

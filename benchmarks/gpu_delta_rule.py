@@ -13,7 +13,8 @@ pullback is two thirds in the gradients' kernel, 1.0 to 1.2 ms where its bytes n
 multiprocessor, and waits for its tiles.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import cupy
@@ -21,7 +22,7 @@ import ml_dtypes
 import numpy as np
 
 import linscan
-from benchmarks.gpu import Row, check, copy_speed, timed, timed_eagerly
+from benchmarks.gpu import Row, check, copy_speed, timed
 
 # (batch, heads, T, K, V), gated or not, and the most milliseconds forwards and with the pullback
 _SIZES = [
@@ -30,10 +31,32 @@ _SIZES = [
     ((8, 16, 4096, 64, 64), True, None, None),
     ((1, 16, 32768, 128, 128), True, None, None),
 ]
+_OTHERS = (
+    "`delta_rule`, a decay a channel",
+    "gated `delta_rule`, a key to write along",
+    "`dplr_attention`, a decay a channel",
+)
 
 
 def rows() -> Iterator[Row]:
     _check()
+    yield from _by_chunks()
+    yield from _by_slabs()
+
+
+def _by_slabs() -> Iterator[Row]:
+    """What goes through slabs of memory, see dplr_scores.cu; bytes are those of the arguments and the outputs."""
+    shape = _SIZES[0][0]
+    for kind in _OTHERS:
+        args = _others(kind, shape)
+        vjp = linscan.dplr_attention_vjp if "dplr" in kind else linscan.delta_rule_vjp
+        once = sum(x.nbytes for x in args if x is not None) + args[2].nbytes
+        for name, work, share in ((kind, _forward, 1), (f"{kind}, with pullback", _with_pullback, 2)):
+            ms = timed([partial(work, args, vjp)], 15)
+            yield Row(f"{name}, {shape}, bfloat16", share * once, ms)
+
+
+def _by_chunks() -> Iterator[Row]:
     speed = copy_speed()
     for shape, gated, forward, both in _SIZES:
         args = _arguments(shape, gated)
@@ -42,20 +65,28 @@ def rows() -> Iterator[Row]:
         kept = 2 * batch * heads * length * (values + keys * values // 64)  # E, or Y, and its states
         moved = once + 6 * batch * heads * length * (2 * keys + values) + 4 * kept
         name = ("gated " if gated else "") + f"`delta_rule` {shape}, bfloat16"
-        ms = _timed(lambda args=args: linscan.delta_rule(*args), length)
+        ms = timed([partial(_forward, args)], 15)
         yield Row(name, once, ms, limit=forward, peer=f"bytes {once / speed * 1e-6:.2f} ms")
-        ms = _timed(lambda args=args: _with_pullback(args), length)
+        ms = timed([partial(_with_pullback, args)], 15)
         yield Row(f"{name}, with pullback", 2 * once, ms, limit=both, peer=f"bytes moved {moved / speed * 1e-6:.2f} ms")
 
 
-def _timed(call: Callable[[], Any], length: int) -> float:
-    """Long sequences hand on states by cuBLAS, which a captured stream refuses."""
-    return timed([call], 15) if length <= 16384 else timed_eagerly(call, 15)
+def _forward(args: tuple[Any, ...], vjp: Any = linscan.delta_rule_vjp) -> Any:
+    return (linscan.delta_rule if vjp is linscan.delta_rule_vjp else linscan.dplr_attention)(*args)
 
 
-def _with_pullback(args: tuple[Any, ...]) -> Any:
-    (o, _), pullback = linscan.delta_rule_vjp(*args)
+def _with_pullback(args: tuple[Any, ...], vjp: Any = linscan.delta_rule_vjp) -> Any:
+    (o, _), pullback = vjp(*args)
     return pullback(o)
+
+
+def _others(kind: str, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    q, k, v, beta, g = _arguments(shape, True)
+    decays = -0.2 * cupy.random.random(k.shape, dtype=np.float32)
+    other = cupy.ascontiguousarray(k.astype(np.float32)[..., ::-1])
+    if "dplr" in kind:
+        return q, k, v, (-other).astype(k.dtype), (other / 2).astype(k.dtype), decays
+    return (q, k, v, beta, g, None, other.astype(k.dtype)) if "key" in kind else (q, k, v, beta, decays)
 
 
 def _arguments(shape: tuple[int, ...], gated: bool, dtype: Any = ml_dtypes.bfloat16) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ def terms_of(q: Array, k: Array, v: Array, beta: Array, g: Any, w: Any, reset: A
     """The arguments q, k, v, a, b, g and S0 of `dplr_attention`."""
     xp, (key, write, factor) = namespace(q), _wide(k, w, beta)
     a = -key if g is None or w is not None else -xp.exp(g) * key
-    return q, factor[..., None] * (key if write is None else write), v, _unless(reset, a), None, g, S0
+    return q, factor[..., None] * (key if write is None else write), v, unless(reset, a), None, g, S0
 
 
 @np.errstate(all="ignore")
@@ -31,7 +31,7 @@ def gradients(k: Array, beta: Array, g: Any, w: Any, reset: Any, a: Array, found
     xp = namespace(k)
     dq, dc, dv, da, _, dg, dS0 = found
     key, write, factor = map(_conj, _wide(k, w, beta))
-    da, dw = _unless(reset, da), None
+    da, dw = unless(reset, da), None
     dbeta = _dots(key if write is None else write, dc)
     dc *= factor[..., None]
     if write is not None:
@@ -78,9 +78,14 @@ def _wide(k: Array, w: Any, beta: Array) -> tuple[Array, Any, Array]:
     return key, None if w is None else w.astype(key.dtype, copy=False), factor
 
 
-def _unless(reset: Any, x: Array) -> Array:
+def unless(reset: Any, x: Array) -> Array:
     """`x` (…, T, K), zero where the state is forgotten: nothing is read from it there, and nothing flows back."""
-    return x if reset is None else namespace(x).where(reset[..., None], x.dtype.type(0), x)
+    if reset is None:
+        return x
+    if x.dtype.itemsize > 2:
+        return namespace(x).where(reset[..., None], x.dtype.type(0), x)
+    bits = x.view(np.uint16)  # CuPy would choose between 16-bit numbers in float32
+    return namespace(x).where(reset[..., None], bits.dtype.type(0), bits).view(x.dtype)
 
 
 def _conj(x: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines import pick
+from linscan.engines.delta_terms import unless
 from linscan.ops.matrix_state import Prepared, check_precision
 
 
@@ -28,8 +29,7 @@ class Terms(NamedTuple):
 
 def unless_reset(p: Prepared, x: Array) -> Array:
     """`x` (…, T, K), zero where the state is forgotten: nothing is read from it there, and nothing flows back."""
-    reset = p.arrays["reset"]
-    return x if reset is None else p.xp.where(reset[..., None], x.dtype.type(0), x)
+    return unless(p.arrays["reset"], x)
 
 
 def run(

@@ -12,6 +12,10 @@ import linscan
 from tests.conftest import dtype_of
 
 
+def finite(*arrays) -> bool:
+    return all(bool(cupy.isfinite(x.astype("float32")).all()) for x in arrays if x is not None)
+
+
 def main() -> None:
     cupy.cuda.set_allocator(None)
     rng = np.random.default_rng(0)
@@ -21,7 +25,12 @@ def main() -> None:
         )
         beta, g = (cupy.asarray(rng.uniform(*ends, (2, length)).astype("float32")) for ends in ((0, 2), (-0.2, 0)))
         (o, S), pullback = linscan.delta_rule_vjp(q, k, v, beta, g, scale=0.1)
-        assert all(bool(cupy.isfinite(x.astype("float32")).all()) for x in (o, S, *pullback(o, S)) if x is not None)
+        assert finite(o, S, *pullback(o, S))
+        g = cupy.asarray(rng.uniform(-0.2, 0, (2, length, keys)).astype("float32"))
+        (o, S), pullback = linscan.delta_rule_vjp(q, k, v, beta, g, scale=0.1)
+        assert finite(o, S, *pullback(o, S))
+        (o, S), pullback = linscan.dplr_attention_vjp(q, k, v, q, k, g[..., 0], scale=0.1)
+        assert finite(o, S, *pullback(o, S))
     cupy.cuda.Device().synchronize()
 
 

@@ -8,26 +8,13 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
-from tests.engines.test_cuda_filters import on_gpu, same
+from tests.engines.test_cuda_filters import on_a_busy_stream, on_gpu, same
 from tests.ops.test_block_scan import blocks, matrices
 from tests.tolerances import assert_close, error
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 cupy = pytest.importorskip("cupy")
 engine = pytest.importorskip("linscan.engines.cuda.block_scan")
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """Memory that is not written shows."""
-    empty = cupy.empty
-
-    def full_of_ones(*args, **kwargs):
-        x = empty(*args, **kwargs)
-        x.data.memset_async(0xFF, x.nbytes)
-        return x
-
-    monkeypatch.setattr(engine.cupy, "empty", full_of_ones)
 
 
 def check(A, b, h0, dh, dtype, reset=None, reverse=False):
@@ -220,16 +207,7 @@ def test_nan_and_inf_reach_only_their_row_and_later_times(rng, bad, n):
 def test_runs_on_the_callers_stream(rng):
     A, b, _, _ = on_gpu(*problem(rng, (4,), 5000, 2, "float32"))
     want = linscan.block_scan(A, b)
-    cupy.cuda.Device().synchronize()
-    stream = cupy.cuda.Stream(non_blocking=True)
-    big = cupy.ones((1 << 13, 1 << 13), np.float32)
-    with stream:
-        x = cupy.zeros_like(b)
-        for _ in range(4):
-            big @ big  # keeps the stream busy, so that a kernel on another one would read zeros
-        x[...] = b
-        h = linscan.block_scan(A, x)
-    stream.synchronize()
+    h = on_a_busy_stream(lambda x: linscan.block_scan(A, x), b)
     assert same(h, want)
 
 

@@ -25,14 +25,14 @@ def problem(rng, dtype, length, keys, values, lead=(2,), decay=0.1):
     return q, k, v, beta, g, random(rng, (*lead, keys, values), "float32")
 
 
-def check(args, dtype, **options):
+def check(args, dtype, vjp=linscan.delta_rule_vjp, names=NAMES, **options):
     """Output, final state and gradients: those of the reference engine in double precision on the host."""
     poison()
-    (o, S), pullback = linscan.delta_rule_vjp(*on_gpu(*args), **options)
+    (o, S), pullback = vjp(*on_gpu(*args), **options)
     assert o.dtype == dtype_of(dtype)
     wide = [None if x is None else oracles.wide(x) for x in args]
     with linscan.use_engine("reference"):
-        (want_o, want_S), want = linscan.delta_rule_vjp(*wide, **options)
+        (want_o, want_S), want = vjp(*wide, **options)
     # What products take in is rounded: q, k and v, the scores under their decays, the states and what is written.
     assert_close(cupy.asnumpy(o), want_o, 4 * eps(dtype), "o")
     assert_close(cupy.asnumpy(S), want_S, 2 * eps(dtype), "S")
@@ -40,7 +40,7 @@ def check(args, dtype, **options):
     do, dS = random(rng, o.shape, dtype), random(rng, S.shape, "float32")
     poison()
     grads = pullback(*on_gpu(do, dS))
-    for name, got, exact in zip(NAMES, grads, want(*map(oracles.wide, (do, dS))), strict=True):
+    for name, got, exact in zip(names, grads, want(*map(oracles.wide, (do, dS))), strict=True):
         assert (got is None) == (exact is None), name
         if got is not None:
             assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * eps(dtype), f"gradient of {name}")
@@ -102,6 +102,24 @@ def test_long_sequences_are_cut(rng, length):
     assert bool(cupy.isfinite(o[:8999].astype("f4")).all())
     assert bool(cupy.isfinite(o[9000:].astype("f4")).all())
     assert bool(cupy.isfinite(S).all())
+
+
+def test_a_captured_graph_runs_again(rng):
+    args = on_gpu(*problem(rng, "bfloat16", 20_000, 32, 24, lead=(), decay=1e-5))
+
+    def run():
+        (o, S), pullback = linscan.delta_rule_vjp(*args)
+        return o, S, *pullback(o, S)
+
+    want = run()
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        found = run()
+        graph = stream.end_capture()
+        for _ in range(2):
+            graph.launch(stream)
+    stream.synchronize()
+    assert all(same(x, y) for x, y in zip(found, want, strict=True) if x is not None)
 
 
 @pytest.mark.parametrize("rows", [3, 70, 70_000])

@@ -24,6 +24,7 @@ KERNELS |= {
     "delta_chunk.cu": ("forwards",),
     "delta_chunk_flow.cu": ("backwards",),
     "delta_chunk_back.cu": ("gradients",),
+    "delta_segments.cu": ("carry",),
 }
 
 

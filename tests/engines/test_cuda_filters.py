@@ -27,6 +27,21 @@ def on_gpu(*arrays):
     return tuple(None if x is None else cupy.asarray(x) for x in arrays)
 
 
+def on_a_busy_stream(run, *arrays):
+    """What `run` makes of `arrays` that come late, on a stream of its own: a kernel on another one would read zeros."""
+    cupy.cuda.Device().synchronize()
+    stream, big = cupy.cuda.Stream(non_blocking=True), cupy.ones((1 << 13, 1 << 13), np.float32)
+    with stream:
+        late = [cupy.zeros_like(x) for x in arrays]
+        for _ in range(4):
+            big @ big
+        for x, y in zip(late, arrays, strict=True):
+            x[...] = y
+        result = run(*late)
+    stream.synchronize()
+    return result
+
+
 def same(x, y):
     return cupy.asnumpy(x).tobytes() == cupy.asnumpy(y).tobytes()
 

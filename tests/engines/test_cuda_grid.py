@@ -8,30 +8,17 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
-from tests.engines.test_cuda_filters import same
+from tests.engines.test_cuda_filters import on_a_busy_stream, same
 from tests.ops.test_grid_scan import draw
 from tests.tolerances import assert_close, stable
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 cupy = pytest.importorskip("cupy")
 engine = pytest.importorskip("linscan.engines.cuda.grid_scan")
 
 
 def on_gpu(arrays):
     return [None if x is None else cupy.asarray(x) for x in arrays]
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """Memory that is not written shows."""
-    empty = cupy.empty
-
-    def full_of_ones(*args, **kwargs):
-        x = empty(*args, **kwargs)
-        x.data.memset_async(0xFF, x.nbytes)
-        return x
-
-    monkeypatch.setattr(cupy, "empty", full_of_ones)
 
 
 def check(rng, arrays, dtype, tolerance, reverse=(False, False)):
@@ -116,17 +103,7 @@ def test_nan_and_inf_reach_only_the_cells_after_them(rng):
 def test_runs_on_the_callers_stream_and_on_nothing(rng):
     arrays = on_gpu(draw(rng, 20, 18, 3, 5, "float32", lead=(2,)))
     want = linscan.grid_scan(*arrays)
-    cupy.cuda.Device().synchronize()
-    stream = cupy.cuda.Stream(non_blocking=True)
-    big = cupy.ones((1 << 13, 1 << 13), np.float32)
-    with stream:
-        late = [cupy.zeros_like(x) for x in arrays]
-        for _ in range(4):
-            big @ big  # keeps the stream busy, so that a kernel on another one would read zeros
-        for x, y in zip(late, arrays, strict=True):
-            x[...] = y
-        got = linscan.grid_scan(*late)
-    stream.synchronize()
+    got = on_a_busy_stream(linscan.grid_scan, *arrays)
     assert all(same(x, y) for x, y in zip(got, want, strict=True))
     for shape in ((0, 3, 2, 2), (3, 3, 0, 2), (3, 3, 2, 0)):
         empty = on_gpu(draw(rng, *shape, lead=(2,)))

@@ -9,7 +9,7 @@ import linscan
 from linscan.engines.cuda.sizes import sizes_of
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
-from tests.engines.test_cuda_filters import on_gpu, same
+from tests.engines.test_cuda_filters import on_a_busy_stream, on_gpu, same
 from tests.ops.test_scan import LENGTHS, decays, laid_out
 from tests.tolerances import accumulated, assert_close, stable
 
@@ -270,16 +270,7 @@ def test_gradients_equal_the_reference_engine(rng, reverse, kind, shape, axis):
 def test_runs_on_the_callers_stream(rng):
     a, b = on_gpu(decays(rng, (4, 5000), "float32"), random(rng, (4, 5000), "float32"))
     want = linscan.scan(a, b)
-    cupy.cuda.Device().synchronize()
-    stream = cupy.cuda.Stream(non_blocking=True)
-    big = cupy.ones((1 << 13, 1 << 13), np.float32)
-    with stream:
-        x = cupy.zeros_like(b)
-        for _ in range(4):
-            big @ big  # keeps the stream busy, so that a kernel on another one would read zeros
-        x[...] = b
-        h = linscan.scan(a, x)
-    stream.synchronize()
+    h = on_a_busy_stream(lambda x: linscan.scan(a, x), b)
     assert same(h, want)
 
 

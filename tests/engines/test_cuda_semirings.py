@@ -8,26 +8,13 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_filters import on_gpu, same
+from tests.engines.test_cuda_filters import on_a_busy_stream, on_gpu, same
 from tests.ops.test_semiring_scan import INF, REAL, SCANS, assert_same, decays, op
 from tests.tolerances import assert_close, logarithms, stable
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 cupy = pytest.importorskip("cupy")
 tiles = pytest.importorskip("linscan.engines.cuda.assoc_tiles")
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """Memory that is not written shows."""
-    empty = cupy.empty
-
-    def full_of_ones(*args, **kwargs):
-        x = empty(*args, **kwargs)
-        x.data.memset_async(0xFF, x.nbytes)
-        return x
-
-    monkeypatch.setattr(cupy, "empty", full_of_ones)
 
 
 def check(shape, axis, dtype, rng, *, sparse=False, reset=False, reverse=False, state=True, gradients=True):
@@ -184,14 +171,5 @@ def test_views_of_many_axes_and_empty_arrays(rng):
 def test_runs_on_the_callers_stream(rng):
     a, b = on_gpu(decays(rng, (4, 5000), "float32"), random(rng, (4, 5000), "float32"))
     want = linscan.lse_scan(a, b)
-    cupy.cuda.Device().synchronize()
-    stream = cupy.cuda.Stream(non_blocking=True)
-    big = cupy.ones((1 << 13, 1 << 13), np.float32)
-    with stream:
-        x = cupy.zeros_like(b)
-        for _ in range(4):
-            big @ big  # keeps the stream busy, so that a kernel on another one would read zeros
-        x[...] = b
-        h = linscan.lse_scan(a, x)
-    stream.synchronize()
+    h = on_a_busy_stream(lambda x: linscan.lse_scan(a, x), b)
     assert same(h, want)

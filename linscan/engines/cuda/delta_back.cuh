@@ -162,8 +162,8 @@ __device__ __forceinline__ void take_out(Shared& shared, Tile& tile) {
     S *rows[2] = {&shared.q[i / KEYS][i % KEYS], &shared.k[i / KEYS][i % KEYS]};
     S *states[2] = {&tile.state[i / KEYS][i % KEYS], &tile.after[i / KEYS][i % KEYS]};
     for (int j = 0; j < 2; j++) {
-      if (not_finite(rows[j]->bits)) *rows[j] = Narrow<S>::of(0.0f);
-      if (not_finite(states[j]->bits)) *states[j] = Narrow<S>::of(0.0f);
+      if (not_finite<S>(rows[j]->bits)) *rows[j] = Narrow<S>::of(0.0f);
+      if (not_finite<S>(states[j]->bits)) *states[j] = Narrow<S>::of(0.0f);
     }
   }
   __syncthreads();

@@ -34,18 +34,12 @@ forwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S*
          const float* first, S* o, float* last, int keys, i64 values, float scale, const __grid_constant__ Kept kept) {
   extern __shared__ __align__(16) u8 memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const Spot x = spot(layout, values);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, column = 16 * warp;
-  const i64 left = values - x.column - column;
-  const int width = static_cast<int>(left < 0 ? 0 : left < 16 ? left : 16);  // values of this warp
-  State state;
-  const float* from = first ? first + x.place.at[STATE] + x.column + column : nullptr;
-  each(state, lane, [=](int key, int c, float& y) { y = from && key < keys && c < width ? from[key * values + c] : 0.0f; });
   const Arrays arrays = {q, k, v, beta, g, keys, values, scale};
-  fetch<false>(shared, layout, x, arrays, 0);
-  const bool odd = warp == 0 && gates(shared.gates[0], steep(layout, x.place, g, beta, chunk_of<false>(x, 0), lane), lane);
-  bool lost = enters(shared, state, lane);
-  lost = walk<false>(shared, layout, x, arrays, lost, odd, [&](int n, const Turn& turn) {
+  const Spot x = spot(layout, values);
+  const int lane = threadIdx.x & 31, column = 16 * (threadIdx.x / 32), width = x.width;
+  State state;
+  const Outset outset = set_out<false>(shared, state, layout, x, arrays, first);
+  const bool lost = walk<false>(shared, layout, x, arrays, outset, [&](int n, const Turn& turn) {
     Stage& stage = shared.stage[n % STAGES];
     const Gates& gate = shared.gates[n % 3];
     const Scores& scores = shared.scores[n % TURNS];

@@ -1,9 +1,8 @@
 // What the kernels of the delta rule on tensor cores share: gates, loads, what is not finite. See delta_chunk.cu.
 #pragma once
 #include "layout.cuh"
-#include "mma_tiles.cuh"
+#include "delta_solve.cuh"
 
-typedef STORAGE S;
 constexpr int THREADS = 32 * WARPS, STEPS = 64, BLOCKS = STEPS / 16, PAD = 8, WIDTH = STEPS + PAD;
 constexpr float FORGET = -127.0f;  // 2^g below the smallest normal number: what was before is no more
 
@@ -26,11 +25,6 @@ struct Kept {
   i64 wide;   // values, padded
 };
 
-// Two neighbouring tiles of a product.
-__device__ __forceinline__ void mma_pair(float (&left)[4], float (&right)[4], const u32 (&a)[4], const u32 (&b)[4]) {
-  mma(left, a, b[0], b[1], S());
-  mma(right, a, b[2], b[3], S());
-}
 template <int N> __device__ __forceinline__ void clear(float (&x)[N][4]) {
 #pragma unroll
   for (int n = 0; n < N; n++)
@@ -56,11 +50,6 @@ __device__ __forceinline__ void load(S (*to)[PITCH], const S* from, i64 time, in
   }
 }
 
-// The highest bit of either of two numbers says whether it is NaN or infinite: its exponent is all ones.
-__device__ __forceinline__ u32 full(u32 two, bfloat16) { return (two & 0x7f807f80u) + 0x00800080u; }
-__device__ __forceinline__ u32 full(u32 two, float16) { return (two & 0x7c007c00u) + 0x04000400u; }
-__device__ __forceinline__ bool not_finite(u32 two) { return full(two, S()) & 0x80008000u; }
-
 // Marks the rows among what this thread has loaded that are not finite; returns whether there are any.
 //
 // A product multiplies what a step must not see by zero, and NaN times zero is NaN. So rows that are not finite are taken
@@ -81,14 +70,13 @@ template <int WIDE, bool PACKS, int PITCH> __device__ __forceinline__ bool inspe
   if (!(odd & 0x80008000u)) return false;
   for (int i = threadIdx.x; i < ALL; i += THREADS)
     for (int j = 0; j < PACK; j++)
-      if (not_finite(x[i / (WIDE / PACK)][i % (WIDE / PACK) * PACK + j].bits)) bad[i / (WIDE / PACK)] = 1;
+      if (not_finite<S>(x[i / (WIDE / PACK)][i % (WIDE / PACK) * PACK + j].bits)) bad[i / (WIDE / PACK)] = 1;
   return true;
 }
 template <int WIDE, int PITCH> __device__ __forceinline__ void clear_rows(S (*x)[PITCH], const int* bad) {
   for (int i = threadIdx.x; i < STEPS * WIDE; i += THREADS)
     if (bad[i / WIDE]) x[i / WIDE][i % WIDE] = Narrow<S>::of(0.0f);
 }
-__device__ __forceinline__ float not_a_number() { return __uint_as_float(0x7fc00000u); }
 
 __device__ __forceinline__ int at_most_steps(i64 left) { return static_cast<int>(left < STEPS ? left : STEPS); }
 
@@ -167,12 +155,6 @@ __device__ __forceinline__ float between(const Gates& gates, int t, int s) {
   return !DECAYS ? 1.0f : s >= gates.cut[t] ? power(gates.sum[t] - gates.sum[s]) : 0.0f;
 }
 __device__ __forceinline__ float times(float factor, float x) { return factor == 0.0f ? 0.0f : factor * x; }
-
-// A 16 x 16 block of numbers held as results is the left side of the next product, rounded.
-__device__ __forceinline__ void round_block(u32 (&a)[4], const float (&left)[4], const float (&right)[4]) {
-  a[0] = pair<S>(left[0], left[1]), a[1] = pair<S>(left[2], left[3]);
-  a[2] = pair<S>(right[0], right[1]), a[3] = pair<S>(right[2], right[3]);
-}
 
 typedef float Steps[STEPS / 8][4];   // of a warp: 16 values by the steps, steps as columns
 typedef float State[KEYS / 8][4];    // 16 values by the keys

@@ -16,18 +16,12 @@ backwards(const __grid_constant__ Layout layout, const S* q, const S* k, const S
           const float* after, float* before, int keys, i64 values, float scale, const __grid_constant__ Kept kept) {
   extern __shared__ __align__(16) u8 memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const Spot x = spot(layout, values);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, column = 16 * warp;
-  const i64 left = values - x.column - column;
-  const int width = static_cast<int>(left < 0 ? 0 : left < 16 ? left : 16);
-  State state;
-  const float* from = after + x.place.at[STATE] + x.column + column;
-  each(state, lane, [=](int key, int c, float& y) { y = key < keys && c < width ? from[key * values + c] : 0.0f; });
   const Arrays arrays = {q, k, flow, beta, g, keys, values, scale};
-  fetch<true>(shared, layout, x, arrays, 0);
-  const bool odd = warp == 0 && gates(shared.gates[0], steep(layout, x.place, g, beta, chunk_of<true>(x, 0), lane), lane);
-  bool lost = enters(shared, state, lane);
-  lost = walk<true>(shared, layout, x, arrays, lost, odd, [&](int n, const Turn& turn) {
+  const Spot x = spot(layout, values);
+  const int lane = threadIdx.x & 31, column = 16 * (threadIdx.x / 32), width = x.width;
+  State state;
+  const Outset outset = set_out<true>(shared, state, layout, x, arrays, after);
+  const bool lost = walk<true>(shared, layout, x, arrays, outset, [&](int n, const Turn& turn) {
     Stage& stage = shared.stage[n % STAGES];
     const Gates& gate = shared.gates[n % 3];
     const Scores& scores = shared.scores[n % TURNS];

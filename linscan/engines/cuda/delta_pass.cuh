@@ -27,7 +27,7 @@ struct Arrays {
 // Where a block is, and what it reads.
 struct Spot {
   u32 row, column;  // `column`: of its first value
-  int chunks;
+  int chunks, width;  // `width`: values of this warp
   Place place;
 };
 
@@ -36,6 +36,8 @@ __device__ __forceinline__ Spot spot(const Layout& layout, i64 values) {
   Spot x;
   x.row = blockIdx.x / slices, x.column = blockIdx.x % slices * VALUES, x.chunks = static_cast<int>((layout.length + STEPS - 1) / STEPS);
   x.place = locate(layout, x.row);
+  const i64 left = values - x.column - i64(threadIdx.x / 32 * 16);
+  x.width = static_cast<int>(left < 0 ? 0 : left < 16 ? left : 16);
   return x;
 }
 
@@ -127,6 +129,20 @@ __device__ __forceinline__ bool enters(Shared& shared, State& state, int lane) {
   return lost;
 }
 
+// At the start of a pass: whether this thread knows of gates of the first chunk that are not finite, whether the state is.
+struct Outset { bool odd, lost; };
+
+// The state from `first`, if any, and the first chunk on its way.
+template <bool BACK>
+__device__ __forceinline__ Outset set_out(Shared& shared, State& state, const Layout& layout, const Spot& x, const Arrays& from, const float* first) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  if (first) first += x.place.at[STATE] + x.column + 16 * warp;
+  each(state, lane, [&](int key, int c, float& y) { y = first && key < from.keys && c < x.width ? first[key * from.values + c] : 0.0f; });
+  fetch<BACK>(shared, layout, x, from, 0);
+  const bool odd = warp == 0 && gates(shared.gates[0], steep(layout, x.place, from.g, from.beta, chunk_of<BACK>(x, 0), lane), lane);
+  return {odd, enters(shared, state, lane)};
+}
+
 // Of a chunk: whether anything in it or before it is not finite; whether the state that enters it is, and that which leaves.
 struct Turn { bool careful, lost, leaves; };
 
@@ -153,8 +169,9 @@ __device__ __forceinline__ Turn ready(Shared& shared, const Layout& layout, cons
 
 // Goes through the chunks: work(n, turn) is done on each. Returns whether the last state is not finite.
 template <bool BACK, class Work>
-__device__ __forceinline__ bool walk(Shared& shared, const Layout& layout, const Spot& x, const Arrays& from, bool lost, bool odd,
-                                     Work work) {
+__device__ __forceinline__ bool walk(Shared& shared, const Layout& layout, const Spot& x, const Arrays& from, const Outset& outset, Work work) {
+  const bool lost = outset.lost;
+  bool odd = outset.odd;
   Turn next = {false, lost, lost}, turn = next;
   if (AHEAD) next = ready<BACK>(shared, layout, x, from, 0, lost, odd);
 #pragma unroll 1

@@ -11,7 +11,9 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.engines.cuda import delta_chunk
+from linscan.engines.cuda._load import kernel
 
+_VALUES, _WIDEST = 16, 256  # of a block, and keys at most, as in delta_segments.cu
 _WHOLE, _SEGMENT = 256, 64  # chunks of the longest sequence that is not cut, and of a segment of a longer one
 
 
@@ -39,10 +41,7 @@ def delta_rule(q, k, v, beta, g, S0, *, scale: float, keep: bool) -> tuple[Array
     none = cupy.zeros((step, keys), q.dtype)
     ends = delta_chunk.delta_rule(q1, k1, v1, beta1, g1, zero, scale=scale, keep=False, read=False)[1]
     moves = delta_chunk.delta_rule(q1, k1, none, beta1, g1, one, scale=scale, keep=False, read=False)[1]
-    starts, S = cupy.empty(ends.shape, np.float32), S0
-    for n in range(segments):
-        starts[..., n, :, :] = S
-        S = _moved(moves[..., n, :, :], S, ends[..., n, :, :])
+    starts = _carried(S0, moves, ends, back=False)
     o, ends, kept = delta_chunk.delta_rule(q1, k1, v1, beta1, g1, starts, scale=scale, keep=keep)
     o, S, rest = o.reshape(*lead, segments * step, -1), cupy.ascontiguousarray(ends[..., -1, :, :]), None
     if q2.shape[-2]:
@@ -64,10 +63,7 @@ def delta_rule_pullback(q, k, v, beta, g, kept: Cut, do, dS, *, scale: float) ->
         found.append(call.gradients(kept.rest, back, scale))
     after = cupy.zeros((*lead, segments, *dS.shape[-2:]), np.float32)
     begins = delta_chunk.Call(q1, k1, do1, beta1, g1, after).backwards(None, scale)
-    after = cupy.empty(after.shape, np.float32)
-    for n in reversed(range(segments)):
-        after[..., n, :, :] = dS
-        dS = _moved(kept.moves[..., n, :, :].swapaxes(-1, -2), dS, begins[..., n, :, :])
+    after = _carried(dS, kept.moves, begins, back=True)
     call = delta_chunk.Call(q1, k1, do1, beta1, g1, after)
     back = call.kept()
     dS0 = cupy.ascontiguousarray(call.backwards(back, scale)[..., 0, :, :])
@@ -94,6 +90,16 @@ def _cut(x: Array | None, step: int, axis: int) -> tuple[Array | None, Array | N
     return first.reshape(*x.shape[:at], whole, step, *x.shape[at + 1 :]), rest
 
 
-def _moved(move: Array, S: Array, end: Array) -> Array:
-    """The state after a segment from that before it; a segment that forgets passes on neither NaN nor inf."""
-    return cupy.where((move == 0).all(axis=(-2, -1), keepdims=True), end, move @ S + end)
+def _carried(first: Array, moves: Array, adds: Array, *, back: bool) -> Array:
+    """The states before all segments, or the gradients after them, from that which begins: see delta_segments.cu."""
+    segments, keys, values = adds.shape[-3:]
+    first = cupy.ascontiguousarray(cupy.broadcast_to(first, (*adds.shape[:-3], keys, values)))
+    states, code = (
+        cupy.empty(adds.shape, np.float32),
+        kernel("delta_segments.cu", "carry", "float32", ("BACK", int(back))),
+    )
+    blocks, shared = first.size // (keys * values) * -(-values // _VALUES), 4 * _WIDEST * (_VALUES + 33)
+    if code.max_dynamic_shared_size_bytes < shared:
+        code.max_dynamic_shared_size_bytes = shared
+    code((blocks,), (256,), (first, moves, adds, states, np.int32(keys), values, np.int32(segments)), shared_mem=shared)
+    return states

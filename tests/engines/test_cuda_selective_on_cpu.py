@@ -106,10 +106,11 @@ def test_options(rng, engine):
     check(engine, args | {"u": args["u"][:, ::-1], "z": args["z"][:1].repeat(2, 0).view(Array)})
 
 
-def test_chunks_of_time(rng, engine, monkeypatch):
+@pytest.mark.parametrize(("dtype", "states"), [("float64", 3), ("float32", 16)])
+def test_chunks_of_time(rng, engine, monkeypatch, dtype, states):
     monkeypatch.setattr(engine, "_WHOLE", 50)
     monkeypatch.setattr(engine, "_CHUNK", 32)
-    args = problem(rng, "float64", 100, 5, 3, 1)
+    args = problem(rng, dtype, 100, 5, states, 1)
     reset = (rng.random((2, 100)) < 0.02).view(Array)
     check(engine, args, reset=reset, reverse=True)
     check(engine, args | {"A": -args["A"] * 0.2, "dt": args["dt"] * 0.5}, reset=reset)  # states grow: chunks are walked

@@ -97,36 +97,44 @@ __device__ __forceinline__ C cotangent(const Problem& p, i64 row, i64 channel, i
   return Cotangent::wide(row_of<Cotangent::type>(p.dy, row, channel)[t * p.dy.time]);
 }
 
-// Over the lanes of one channel.
-template <class T> __device__ __forceinline__ T sum_lanes(T x) {
+// Sums over WAYS lanes that are APART, COUNT sums at once: at each halving a lane hands half of its numbers on and adds
+// what it is handed of the others. Those from `from` on, LEFT of them, stay in the first places of `v`; `owner` is one of
+// the lanes that hold the same ones.
+template <int COUNT, int WAYS, int APART> struct Halving {
+  static constexpr int LEFT = COUNT > WAYS ? COUNT / WAYS : 1;
+  int from;
+  bool owner;
+
+  __device__ __forceinline__ Halving() : from(0), owner(true) {
+    int count = COUNT;
 #pragma unroll
-  for (int by = LANES / 2; by > 0; by /= 2) x = add(x, shuffle_xor(x, by));
-  return x;
-}
+    for (int by = WAYS * APART / 2; by >= APART; by /= 2) {
+      const bool upper = threadIdx.x & by;
+      if (count == 1) owner = owner && !upper;
+      else count /= 2, from += upper ? count : 0;
+    }
+  }
+  static __device__ __forceinline__ void sum(C (&v)[COUNT]) {
+    int count = COUNT;
+#pragma unroll
+    for (int by = WAYS * APART / 2; by >= APART; by /= 2) {
+      const bool upper = threadIdx.x & by;
+      if (count == 1) {
+        v[0] = add(v[0], shuffle_xor(v[0], by));
+        continue;
+      }
+      count /= 2;
+#pragma unroll
+      for (int i = 0; i < COUNT / 2; i++) {
+        if (i >= count) break;
+        const C low = v[i], high = v[i + count];
+        v[i] = add(upper ? high : low, shuffle_xor(upper ? low : high, by));
+      }
+    }
+  }
+};
 
-__device__ __forceinline__ float exponential(float x) { return expf(x); }
-__device__ __forceinline__ double exponential(double x) { return exp(x); }
-__device__ __forceinline__ float log_one_plus(float x) { return log1pf(x); }
-__device__ __forceinline__ double log_one_plus(double x) { return log1p(x); }
-
-__device__ __forceinline__ float quotient(float x, float y) { return __fdividef(x, y); }  // 2 ulp, y below 2^126
-__device__ __forceinline__ double quotient(double x, double y) { return x / y; }
-
-template <class T> __device__ __forceinline__ T sigmoid(T x) {  // overflows nowhere, small where it should be
-  const T e = exponential(x < 0 ? x : -x);
-  return quotient(x < 0 ? e : 1, 1 + e);
-}
-template <class T> __device__ __forceinline__ T silu(T x) { return x * sigmoid(x); }
-template <class T> __device__ __forceinline__ T softplus(T x) {
-  return (x > 0 ? x : T(0)) + log_one_plus(exponential(x > 0 ? -x : x));
-}
-__device__ __forceinline__ R step_size(SR dt, R bias) {
-  const R v = widen(dt) + bias;
-  return SOFTPLUS ? softplus(v) : v;
-}
-
-// exp(Δ A). Real eigenvalues come multiplied by log2(e): the card's own exponential is that of two (2 ulp; a decay
-// below 2^-126 is zero).
+// 2^x by the card's own instruction (2 ulp; below 2^-126 zero).
 __device__ __forceinline__ float power_of_two(float x) {
 #ifdef __CUDA_ARCH__
   float y;
@@ -136,6 +144,45 @@ __device__ __forceinline__ float power_of_two(float x) {
   return exp2f(x);
 #endif
 }
+__device__ __forceinline__ float inverse(float x) {  // 1 ulp
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1 / x;
+#endif
+}
+__device__ __forceinline__ double inverse(double x) { return 1 / x; }
+
+constexpr float LOG2_E = 1.44269504f;
+__device__ __forceinline__ float small_exponential(float x) { return power_of_two(fabsf(x) * -LOG2_E); }  // exp(-|x|)
+__device__ __forceinline__ double small_exponential(double x) { return exp(-fabs(x)); }
+
+// log(1 + e) / e for e from 0 to 1: the best polynomial, within 5e-9.
+__device__ __forceinline__ float log_quotient(float e) {
+  float sum = mul_add(e, -0.00324404589f, 0.019851597f);
+  sum = mul_add(e, sum, -0.0569598749f), sum = mul_add(e, sum, 0.106037006f), sum = mul_add(e, sum, -0.153056279f);
+  sum = mul_add(e, sum, 0.196759552f), sum = mul_add(e, sum, -0.249541372f), sum = mul_add(e, sum, 0.333299637f);
+  return mul_add(e, mul_add(e, sum, -0.499999017f), 1.0f);
+}
+__device__ __forceinline__ float softplus(float x, float small) {
+  return mul_add(small, log_quotient(small), fmaxf(x, 0.0f));
+}
+__device__ __forceinline__ double softplus(double x, double small) { return fmax(x, 0.0) + log1p(small); }
+
+// `small` is exp(-|x|): nothing overflows, and what should be small is.
+template <class T> __device__ __forceinline__ T sigmoid(T x, T small) {
+  const T share = inverse(1 + small);
+  return x < 0 ? small * share : share;
+}
+template <class T> __device__ __forceinline__ T silu(T x) { return x * sigmoid(x, small_exponential(x)); }
+__device__ __forceinline__ R step_size(SR dt, R bias) {
+  const R v = widen(dt) + bias;
+  return SOFTPLUS ? softplus(v, small_exponential(v)) : v;
+}
+
+// exp(Δ A). Real eigenvalues come multiplied by log2(e).
 __device__ __forceinline__ float decay(float delta, float a) { return power_of_two(delta * a); }
 __device__ __forceinline__ double decay(double delta, double a) { return exp(delta * a); }
 __device__ __forceinline__ complex<float> decay(float delta, complex<float> a) {
@@ -178,29 +225,39 @@ __device__ __forceinline__ void take_eigenvalues(C (&A)[PER], const Problem& p, 
   for (int i = 0; i < PER; i++) A[i] = eigenvalue(A[i]);
 }
 
+// One sequence on its way through a tile: words of steps `step`, step + LANES, ... of those that begin at `origin`.
+// Unless the tile is FULL, another step is read instead of those from `left` on, which nobody looks at.
+template <bool FULL, class T, int COUNT>
+__device__ __forceinline__ void read(Word<T> (&to)[COUNT], const T* origin, i64 time, int step, int left) {
+  const T* at = FULL || step < left ? origin + step * time : origin;
+#pragma unroll
+  for (int j = 0; j < COUNT; j++) {
+    to[j].fetch(at);
+    if (FULL || step + (j + 1) * LANES < left) at += LANES * time;
+  }
+}
+
 // COUNT steps of B or C, all states, in the dtype of the arithmetic. A block reads them once for all its channels: first
 // into registers, later into shared memory, so that the wait lies behind other work.
 template <int COUNT> struct Vectors {
-  static constexpr int EACH = (COUNT * WIDE + THREADS - 1) / THREADS;
+  static constexpr int EACH = (COUNT * WIDE + THREADS - 1) / THREADS;  // powers of two: indices are sums of their parts
   Word<S> item[EACH];
 
-  // Step s of the tile is at time first + s, or first - s backwards; steps from `count` on, which nobody looks at, are the
-  // last one again: reading them is quicker than asking.
-  __device__ __forceinline__ void fetch(const Sequence& from, const Spot& x, i64 first, i64 count, bool back) {
-    const S* at = row_of<S>(from, x.row, x.group);
+  template <bool FULL> __device__ __forceinline__ void fetch(const S* origin, i64 time, i64 state, int left) {
+    const int step = threadIdx.x / WIDE, n = threadIdx.x % WIDE;
 #pragma unroll
     for (int j = 0; j < EACH; j++) {
-      const int index = j * THREADS + threadIdx.x, step = index / WIDE, n = index % WIDE;
-      const i64 s = step < count ? step : count - 1;
-      if (!PADDED || n < STATES) item[j].fetch(at + (back ? first - s : first + s) * from.time + n * from.state);
+      const int s = step + j * THREADS / WIDE, k = n + j * THREADS % WIDE;
+      if (!PADDED || k < STATES) item[j].fetch(origin + (FULL && s < COUNT || s < left ? s * time : 0) + k * state);
       else item[j] = Word<S>();
     }
   }
   __device__ __forceinline__ void settle(C (&tile)[COUNT][WIDE]) const {
+    const int step = threadIdx.x / WIDE, n = threadIdx.x % WIDE;
 #pragma unroll
     for (int j = 0; j < EACH; j++) {
-      const int index = j * THREADS + threadIdx.x;
-      if (index < COUNT * WIDE) tile[index / WIDE][index % WIDE] = widen(item[j].number());
+      const int s = step + j * THREADS / WIDE, k = n + j * THREADS % WIDE;
+      if (COUNT * WIDE % THREADS == 0 || s < COUNT) tile[s][k] = widen(item[j].number());
     }
   }
 };

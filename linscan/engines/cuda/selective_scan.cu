@@ -26,11 +26,18 @@
 #include "selective.cuh"
 
 constexpr int STEPS = 8;
+// Blocks that shall fit: the fewer, the further ahead of their use are exponentials and reads, which counts where warps
+// are few. What a gate or resets keep on their way from memory takes registers, too.
+constexpr int RESIDENT = sizeof(C) > 4 ? 1 : (PER > 8 && (GATED || RESETS) ? 384 : 512) / THREADS;
+
+// What drives a channel's states in one step: Δ and Δ u; for the pullback's flow Δ and dy silu(z).
+struct alignas(sizeof(C) < 16 ? 2 * sizeof(C) : 16) Item { R delta; C input; };
 
 // STEPS steps as the states need them.
 struct alignas(16) Tile {
-  C B[STEPS][WIDE], C_[STEPS][WIDE], drive[STEPS][CHANNELS];
-  R delta[STEPS][CHANNELS], gate[GATED ? STEPS : 1][CHANNELS];
+  C B[STEPS][WIDE], C_[STEPS][WIDE], u[STEPS][CHANNELS];
+  Item item[STEPS][CHANNELS];
+  R gate[GATED ? STEPS : 1][CHANNELS];
   bool fresh[STEPS];
 };
 
@@ -38,29 +45,43 @@ struct alignas(16) Tile {
 // dy silu(z).
 template <bool PULL, bool OUT> struct Feed {
   static constexpr int ITEMS = (STEPS + LANES - 1) / LANES;
+  static constexpr bool GATE = GATED && (PULL || OUT);
   typedef Drive<PULL && REAL> D;
   Word<SR> dt[ITEMS], z[ITEMS];
   Word<typename D::type> drive[ITEMS];
   Vectors<STEPS> B, C_;
   bool fresh;
+  const SR *dt_at, *z_at;  // the next tile's first step
+  const typename D::type* drive_at;
+  const S *B_at, *C_at;
+  const u8* fresh_at;
 
-  __device__ __forceinline__ void fetch(const Problem& p, const Spot& x, i64 done) {
-    const i64 first = PULL ? x.hi - 1 - done : x.lo + done, left = x.hi - x.lo - done;
+  template <class T> static __device__ __forceinline__ const T* begin(const Sequence& from, const Spot& x, i64 channel) {
+    return row_of<T>(from, x.row, channel) + (PULL ? x.hi - 1 : x.lo) * from.time;
+  }
+  static __device__ __forceinline__ i64 stride(const Sequence& from) { return PULL ? -from.time : from.time; }
+
+  __device__ __forceinline__ Feed(const Problem& p, const Spot& x)
+      : dt_at(begin<SR>(p.dt, x, x.item)), z_at(GATE ? begin<SR>(p.z, x, x.item) : 0),
+        drive_at(begin<typename D::type>(PULL ? p.dy : p.u, x, x.item)), B_at(begin<S>(p.B, x, x.group)),
+        C_at(begin<S>(p.C, x, x.group)), fresh_at(RESETS ? begin<u8>(p.reset, x, 0) : 0) {}
+
+  // `left` steps remain; the last tile may be shorter than the others.
+  __device__ __forceinline__ void fetch(const Problem& p, const Spot& x, i64 left) {
+    if (left >= STEPS) fetch<LANES <= STEPS>(p, x, STEPS);
+    else fetch<false>(p, x, static_cast<int>(left));
+  }
+  template <bool FULL> __device__ __forceinline__ void fetch(const Problem& p, const Spot& x, int left) {
     const Sequence& from = PULL ? p.dy : p.u;
-    const SR *dts = row_of<SR>(p.dt, x.row, x.item), *zs = row_of<SR>(p.z, x.row, x.item);
-    const typename D::type* driven = row_of<typename D::type>(from, x.row, x.item);
-#pragma unroll
-    for (int j = 0; j < ITEMS; j++) {
-      const i64 step = x.step + j * LANES, s = step < left ? step : left - 1, t = PULL ? first - s : first + s;
-      dt[j].fetch(dts + t * p.dt.time), drive[j].fetch(driven + t * from.time);
-      if (GATED && (PULL || OUT)) z[j].fetch(zs + t * p.z.time);
+    read<FULL>(dt, dt_at, stride(p.dt), x.step, left), dt_at += STEPS * stride(p.dt);
+    read<FULL>(drive, drive_at, stride(from), x.step, left), drive_at += STEPS * stride(from);
+    if (GATE) read<FULL>(z, z_at, stride(p.z), x.step, left), z_at += STEPS * stride(p.z);
+    if (RESETS) {
+      if (threadIdx.x < left) fresh = fresh_at[threadIdx.x * stride(p.reset)];
+      fresh_at += STEPS * stride(p.reset);
     }
-    if (RESETS && threadIdx.x < STEPS) {
-      const i64 s = threadIdx.x < left ? threadIdx.x : left - 1;
-      fresh = row_of<u8>(p.reset, x.row, 0)[(PULL ? first - s : first + s) * p.reset.time];
-    }
-    if (PULL || OUT) C_.fetch(p.C, x, first, left, PULL);
-    if (!PULL) B.fetch(p.B, x, first, left, false);
+    if (PULL || OUT) C_.template fetch<FULL>(C_at, stride(p.C), p.C.state, left), C_at += STEPS * stride(p.C);
+    if (!PULL) B.template fetch<FULL>(B_at, stride(p.B), p.B.state, left), B_at += STEPS * stride(p.B);
   }
 
   __device__ __forceinline__ void settle(Tile& tile, const Spot& x, R bias) const {
@@ -68,11 +89,12 @@ template <bool PULL, bool OUT> struct Feed {
     for (int j = 0; j < ITEMS; j++) {
       const int s = x.step + j * LANES;
       if (STEPS % LANES && s >= STEPS) break;
-      tile.delta[s][x.seat] = step_size(dt[j].number(), bias);
-      const ::C driven = D::wide(drive[j].number());
-      const R gate = GATED && (PULL || OUT) ? silu(widen(z[j].number())) : R(0);
-      tile.drive[s][x.seat] = PULL && GATED ? mul(gate, driven) : driven;
-      if (GATED && !PULL) tile.gate[s][x.seat] = gate;
+      const R delta = step_size(dt[j].number(), bias), gate = GATE ? silu(widen(z[j].number())) : R(0);
+      const C driven = D::wide(drive[j].number());
+      tile.item[s][x.seat] = {delta, !PULL ? mul(delta, driven) : GATED ? mul(gate, driven) : driven};
+      if (PULL || !OUT) continue;
+      tile.u[s][x.seat] = driven;
+      if (GATED) tile.gate[s][x.seat] = gate;
     }
     if (RESETS && threadIdx.x < STEPS) tile.fresh[threadIdx.x] = fresh;
     if (PULL || OUT) C_.settle(tile.C_);
@@ -111,30 +133,36 @@ struct Walker {
   C h[PER], A[PER], skip;
   R sum;
   bool cut;
+  i64 index;  // in the output, of the tile's first step
 };
 
+typedef Halving<STEPS, LANES, 1> Totals;  // C·h of all steps, of which a lane is left with some
+
 template <bool PULL, bool OUT, bool FULL>
-__device__ __forceinline__ void steps(Walker& w, const Tile& tile, int count, const Problem& p, const Spot& x, i64 first, const Results& out) {
-  i64 index = (x.row * p.length + first) * p.channels + x.channel;
+__device__ __forceinline__ void steps(Walker& w, const Tile& tile, int count, const Problem& p, const Spot& x, const Results& out) {
+  C totals[STEPS];
 #pragma unroll
-  for (int s = 0; s < STEPS; s++, index += p.channels) {
-    if (!FULL && s >= count) break;
-    const R delta = tile.delta[s][x.slot];
-    const C drive = tile.drive[s][x.slot];
+  for (int s = 0; s < STEPS; s++) {
+    totals[s] = Number<C>::make(0);
+    if (!FULL && s >= count) continue;
+    const Item item = tile.item[s][x.slot];
     const bool fresh = RESETS && tile.fresh[s];
-    advance<PULL>(w.h, w.A, (PULL ? tile.C_[s] : tile.B[s]) + x.state, delta, PULL ? drive : mul(delta, drive), fresh);
-    if (!OUT) {
-      w.sum += delta, w.cut = w.cut || fresh;
-      continue;
-    }
-    C total = Number<C>::make(0);
+    advance<PULL>(w.h, w.A, (PULL ? tile.C_[s] : tile.B[s]) + x.state, item.delta, item.input, fresh);
+    if (!OUT) w.sum += item.delta, w.cut = w.cut || fresh;
+    else if (KEEP == ALL_STATES) give(out.kept + (w.index + s * p.channels) * STATES, w.h, p, x);
 #pragma unroll
     for (int i = 0; i < PER; i++)
-      if (live(x, i)) total = mul_add(tile.C_[s][x.state + i], w.h[i], total);
-    total = mul_add(w.skip, drive, sum_lanes(total));
-    if (GATED) total = mul(tile.gate[s][x.slot], total);
-    if (x.mine && x.state == 0) put_output(out.y, index, total);
-    if (KEEP == ALL_STATES) give(out.kept + index * STATES, w.h, p, x);
+      if (OUT && live(x, i)) totals[s] = mul_add(tile.C_[s][x.state + i], w.h[i], totals[s]);
+  }
+  if (!OUT) return;
+  const Totals mine;
+  Totals::sum(totals);
+  i64 index = w.index + mine.from * p.channels;
+#pragma unroll
+  for (int j = 0; j < Totals::LEFT; j++, index += p.channels) {
+    const int s = mine.from + j;
+    const C total = mul_add(w.skip, tile.u[s][x.slot], totals[j]);
+    if (x.mine && mine.owner && (FULL || s < count)) put_output(out.y, index, GATED ? mul(tile.gate[s][x.slot], total) : total);
   }
 }
 
@@ -143,32 +171,35 @@ template <bool PULL, bool OUT>
 __device__ __forceinline__ void through(Walker& w, const Problem& p, const Spot& x, const Results& out, Tile (&tiles)[2]) {
   take_eigenvalues(w.A, p, x);
   w.skip = OUT && p.D ? reinterpret_cast<const C*>(p.D)[x.channel] : Number<C>::make(0);
-  w.sum = 0, w.cut = false;
+  w.sum = 0, w.cut = false, w.index = (x.row * p.length + x.lo) * p.channels + x.channel;
   const R bias = p.bias ? reinterpret_cast<const R*>(p.bias)[x.item] : R(0);
-  const i64 length = x.hi - x.lo, kept = (p.length + EVERY - 1) / EVERY;
-  Feed<PULL, OUT> feed;
-  feed.fetch(p, x, 0);
+  C* kept = OUT && KEEP == SOME ? out.kept + ((x.row * ((p.length + EVERY - 1) / EVERY) + x.lo / EVERY) * p.channels + x.channel) * STATES : 0;
+  Feed<PULL, OUT> feed(p, x);
+  i64 left = x.hi - x.lo;
+  feed.fetch(p, x, left);
   feed.settle(tiles[0], x, bias);
   __syncthreads();
 #pragma unroll 1
-  for (i64 done = 0; done < length; done += STEPS) {
-    const int buffer = static_cast<int>(done / STEPS) & 1;
-    const i64 first = x.lo + done, left = length - done;
-    if (left > STEPS) feed.fetch(p, x, done + STEPS);
-    if (OUT && KEEP == SOME && first % EVERY == 0)
-      give(out.kept + ((x.row * kept + first / EVERY) * p.channels + x.channel) * STATES, w.h, p, x);
-    if (left >= STEPS) steps<PULL, OUT, true>(w, tiles[buffer], STEPS, p, x, first, out);
-    else steps<PULL, OUT, false>(w, tiles[buffer], static_cast<int>(left), p, x, first, out);
-    if (left > STEPS) feed.settle(tiles[buffer ^ 1], x, bias);
+  for (int turn = 0; left > 0; turn++) {
+    const Tile& tile = tiles[turn & 1];
+    const int count = static_cast<int>(left < STEPS ? left : STEPS);
+    left -= count;
+    if (left) feed.fetch(p, x, left);
+    if (OUT && KEEP == SOME && turn % (EVERY / STEPS) == 0) give(kept, w.h, p, x), kept += p.channels * STATES;
+    if (count == STEPS) steps<PULL, OUT, true>(w, tile, STEPS, p, x, out);
+    else steps<PULL, OUT, false>(w, tile, count, p, x, out);
+    w.index += STEPS * p.channels;
+    if (left) feed.settle(tiles[~turn & 1], x, bias);
     __syncthreads();
   }
 }
 
-// What a chunk leaves that began with zero, the sum of its step sizes, and whether it forgot what came before.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// What a chunk leaves that began with zero, the sum of its step sizes, and whether it forgot what came before; not of
+// the last chunk in the scan's direction.
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 reduce(const __grid_constant__ Problem p, C* ends, R* sums, u8* cuts) {
   __shared__ Tile shared[2];
-  const Spot x = spot(p, blockIdx.x);
+  const Spot x = spot(p, blockIdx.x + (BACKWARD ? gridDim.x / (p.chunks - 1) : 0));
   Walker w;
 #pragma unroll
   for (int i = 0; i < PER; i++) w.h[i] = Number<C>::make(0);
@@ -216,6 +247,7 @@ extern "C" __global__ void carry(const __grid_constant__ Problem p, C* ends, con
     const i64 chunk = BACKWARD ? p.chunks - 1 - k : k, slot = chunk * p.rows * p.channels + flat;
     const C end = ends[slot * STATES + n];
     ends[slot * STATES + n] = h;
+    if (k + 1 == p.chunks) break;  // `end`: nobody's
     C a = decay(sums[slot], A);
     if (BACKWARD) a = conj(a);
     if (RESETS && cuts[slot]) h = end;
@@ -225,7 +257,7 @@ extern "C" __global__ void carry(const __grid_constant__ Problem p, C* ends, con
 }
 
 // `starts` is what enters each chunk; without it a row is one chunk that starts with h0.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 run(const __grid_constant__ Problem p, const C* starts, void* y, C* kept, C* last) {
   __shared__ Tile shared[2];
   const Spot x = spot(p, blockIdx.x);

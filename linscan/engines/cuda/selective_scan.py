@@ -33,7 +33,7 @@ def selective_scan(u, dt, A, B, C, D, z, dt_bias, h0, *, keep, dt_softplus, reve
     rows, length, channels = u.shape
     states = A.shape[1]
     options = {"dt_softplus": dt_softplus, "reverse": reverse, "reset": reset, "real": real, "workers": workers}
-    macros = _macros(u, A, z, reset, dt_softplus, real, keep, backward=False)
+    macros = _macros("scan", u, A, z, reset, dt_softplus, real, keep)
     if macros is None or not u.size:
         return reference.selective_scan(u, dt, A, B, C, D, z, dt_bias, h0, keep=keep, **options)
     with u.device:
@@ -56,14 +56,14 @@ def selective_scan_pullback(
     rows, length, channels = u.shape
     states, groups = A.shape[1], B.shape[2]
     options = {"dt_softplus": dt_softplus, "reverse": reverse, "reset": reset, "real": real, "workers": workers}
-    macros = _macros(u, A, z, reset, dt_softplus, real, "last", backward=True)
+    flow, macros = (_macros(way, u, A, z, reset, dt_softplus, real, "last") for way in ("flow", "pullback"))
     if macros is None or not u.size or isinstance(kept, list):
         return reference.selective_scan_pullback(u, dt, A, B, C, D, z, dt_bias, h0, kept, dy, dh, **options)
     with u.device:
         p, alive = _problem(u, dt, A, B, C, D, z, dt_bias, None, reset, dy, reverse)
         compute, chunks = A.dtype, int(p["chunks"][0])
         alive["dh"] = cupy.ascontiguousarray(dh.astype(compute, copy=False))
-        flows = _chunk_states(p, u.dtype, compute, macros, alive["dh"])
+        flows = _chunk_states(p, u.dtype, compute, flow, alive["dh"])
         flows = alive["dh"] if flows is None else flows
         du, ddt = cupy.empty(u.shape, u.dtype), cupy.empty(u.shape, dt.dtype)
         dz = None if z is None else cupy.empty(u.shape, z.dtype)
@@ -93,25 +93,32 @@ def _forwards(x: Array | None, reverse: bool) -> Array | None:
     return x if x is None or not reverse else x[:, ::-1]
 
 
-def _macros(u, A, z, reset, dt_softplus, real, keep, *, backward: bool) -> tuple[tuple[str, int], ...] | None:
-    """The variant to compile; None for more states than a warp holds or more than fit in shared memory."""
-    states = A.shape[1]
-    ours, back = (_sizes(states, A.dtype, way) for way in (backward, True))
+def _macros(way: str, u, A, z, reset, dt_softplus, real, keep) -> tuple[tuple[str, int], ...] | None:
+    """The variant to compile; None for more states than a warp holds or more than fit in shared memory.
+
+    `way` is what runs: the scan, the pullback, or the flow from chunk to chunk of the pullback in the scan's sizes.
+    """
+    states, cut = A.shape[1], u.shape[1] > _WHOLE
+    ours, back = (_sizes(states, A.dtype, x == "pullback", cut) for x in (way, "pullback"))
     if ours is None or back is None:
         return None
     names = {"STATES": states, "EVERY": back["EVERY"], "SOFTPLUS": dt_softplus}
     names |= {name: ours[name] for name in ("PER", "LANES", "THREADS")}
-    names |= {"GATED": z is not None, "RESETS": reset is not None, "REAL": real, "BACKWARD": backward}
+    names |= {"GATED": z is not None, "RESETS": reset is not None, "REAL": real, "BACKWARD": way != "scan"}
     names |= {"SOME": 1, "ALL_STATES": 2, "KEEP": {"last": 0, "some": 1, "all": 2}[keep]}
     return tuple((name, int(value)) for name, value in names.items())
 
 
 @cache
-def _sizes(states: int, compute: np.dtype, backward: bool) -> dict[str, int] | None:
-    """States in a lane, lanes to a channel, threads of a block and, of the pullback, the steps between kept states."""
+def _sizes(states: int, compute: np.dtype, backward: bool, cut: bool) -> dict[str, int] | None:
+    """States in a lane, lanes to a channel, threads of a block and, of the pullback, the steps between kept states.
+
+    More states in a lane are fewer instructions for each, and fewer threads: more where rows are cut.
+    """
     if not states:
         return None
-    per = min(max(1, 16 // compute.itemsize) if backward else 8, 1 << (states - 1).bit_length())
+    most = max(1, 16 // compute.itemsize) if backward else 16 if cut and compute.itemsize == 4 else 8
+    per = min(most, 1 << (states - 1).bit_length())
     while 32 * per < states:
         per *= 2
     lanes = 1 << (-(-states // per) - 1).bit_length()
@@ -125,9 +132,9 @@ def _sizes(states: int, compute: np.dtype, backward: bool) -> dict[str, int] | N
 def _shared(threads: int, lanes: int, per: int, every: int, compute: np.dtype, backward: bool) -> int:
     """Bytes of shared memory, as the kernels declare it."""
     size, real, wide, channels = compute.itemsize, real_dtype(compute).itemsize, lanes * per, threads // lanes
-    step = (2 * wide + (2 if backward else 1) * channels) * size + 2 * channels * real + 1
     if not backward:
-        return 2 * (_STEPS * step + 16)
+        return 2 * (_STEPS * ((2 * wide + 3 * channels) * size + channels * real + 1) + 16)
+    step = 2 * (wide + channels) * size + 2 * channels * real + 1
     return every * step + (every // _SUB * per * threads + threads // 32 * _SUB * 2 * wide) * size + 16
 
 
@@ -159,7 +166,7 @@ def _chunk_states(p, dtype, compute, macros, first) -> Array | None:
         return None
     ends, cuts = cupy.empty(chunks * each * states, compute), cupy.empty(chunks * each, np.uint8)
     sums = cupy.empty(chunks * each, real_dtype(compute))
-    _run("selective_scan.cu", "reduce", p, dtype, macros, ends, sums, cuts)
+    _run("selective_scan.cu", "reduce", p, dtype, macros, ends, sums, cuts, chunks=chunks - 1)
     carry = kernel("selective_scan.cu", "carry", dtype.name, *macros)
     carry((-(-each * states // 128),), (128,), (_bytes(p), ends, sums, cuts, first))
     return ends
@@ -171,8 +178,9 @@ def _blocks(p, macros) -> int:
     return -(-int(p["channels"][0] // p["groups"][0]) // (sizes["THREADS"] // sizes["LANES"]))
 
 
-def _run(source, name, p, dtype, macros, *arguments) -> None:
-    grid = int(p["chunks"][0] * p["rows"][0] * p["groups"][0]) * _blocks(p, macros)
+def _run(source, name, p, dtype, macros, *arguments, chunks: int | None = None) -> None:
+    chunks = int(p["chunks"][0]) if chunks is None else chunks
+    grid = chunks * int(p["rows"][0] * p["groups"][0]) * _blocks(p, macros)
     kernel(source, name, dtype.name, *macros)((grid,), (dict(macros)["THREADS"],), (_bytes(p), *arguments))
 
 

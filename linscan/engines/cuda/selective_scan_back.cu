@@ -45,129 +45,112 @@ struct alignas(16) Shared {
   bool fresh[EVERY];
 };
 
-__device__ __forceinline__ void copy(C (&to)[EVERY][WIDE], const Sequence& from, const Spot& x, i64 first, int count) {
-  const S* at = row_of<S>(from, x.row, x.group);
-#pragma unroll 4
-  for (int index = threadIdx.x; index < EVERY * WIDE; index += THREADS) {
-    const int s = index / WIDE, n = index % WIDE;
-    to[s][n] = s < count && n < STATES ? widen(at[(first + s) * from.time + n * from.state]) : Number<C>::make(0);
-  }
+// Where a thread begins to read a row's sequence.
+template <class T> __device__ __forceinline__ const T* begin(const Sequence& from, const Spot& x, i64 channel, i64 first) {
+  return row_of<T>(from, x.row, channel) + first * from.time;
 }
 
 // Steps first, ..., first + count - 1: this thread's items, GROUP reads on their way at a time.
 __device__ __forceinline__ void load(Shared& shared, const Problem& p, const Spot& x, R bias, i64 first, int count) {
-  copy(shared.B, p.B, x, first, count);
-  copy(shared.C_, p.C, x, first, count);
-  if (RESETS && threadIdx.x < count) shared.fresh[threadIdx.x] = row_of<u8>(p.reset, x.row, 0)[(first + threadIdx.x) * p.reset.time];
-  const SR *dt = row_of<SR>(p.dt, x.row, x.item), *z = row_of<SR>(p.z, x.row, x.item);
-  const S* u = row_of<S>(p.u, x.row, x.item);
-  const Cotangent::type* dy = row_of<Cotangent::type>(p.dy, x.row, x.item);
+  Vectors<EVERY> B, C_;
+  B.template fetch<false>(begin<S>(p.B, x, x.group, first), p.B.time, p.B.state, count);
+  C_.template fetch<false>(begin<S>(p.C, x, x.group, first), p.C.time, p.C.state, count);
+  if (RESETS && threadIdx.x < count) shared.fresh[threadIdx.x] = begin<u8>(p.reset, x, 0, first)[threadIdx.x * p.reset.time];
 #pragma unroll 1
-  for (int at = x.step; at < count; at += GROUP * LANES) {
+  for (int at = 0; at < count; at += GROUP * LANES) {
     Word<SR> dts[GROUP], zs[GROUP];
     Word<S> us[GROUP];
     Word<Cotangent::type> dys[GROUP];
+    const int left = count - at;
+    read<false>(dts, begin<SR>(p.dt, x, x.item, first + at), p.dt.time, x.step, left);
+    read<false>(us, begin<S>(p.u, x, x.item, first + at), p.u.time, x.step, left);
+    read<false>(dys, begin<Cotangent::type>(p.dy, x, x.item, first + at), p.dy.time, x.step, left);
+    if (GATED) read<false>(zs, begin<SR>(p.z, x, x.item, first + at), p.z.time, x.step, left);
 #pragma unroll
     for (int j = 0; j < GROUP; j++) {
-      const i64 s = at + j * LANES, t = first + (s < count ? s : count - 1);  // asking would take longer than reading
-      dts[j].fetch(dt + t * p.dt.time), us[j].fetch(u + t * p.u.time), dys[j].fetch(dy + t * p.dy.time);
-      if (GATED) zs[j].fetch(z + t * p.z.time);
-    }
-#pragma unroll
-    for (int j = 0; j < GROUP; j++) {
-      const int s = at + j * LANES;
+      const int s = at + x.step + j * LANES;
       if (EVERY % (GROUP * LANES) && s >= EVERY) break;
-      const R v = widen(dts[j].number()) + bias;
+      const R v = widen(dts[j].number()) + bias, small = SOFTPLUS ? small_exponential(v) : R(0);
       const C dy = Cotangent::wide(dys[j].number());
-      shared.delta[s][x.seat] = SOFTPLUS ? softplus(v) : v;
-      if (SOFTPLUS) shared.slope[s][x.seat] = sigmoid(v);
+      shared.delta[s][x.seat] = SOFTPLUS ? softplus(v, small) : v;
+      if (SOFTPLUS) shared.slope[s][x.seat] = sigmoid(v, small);
       shared.u[s][x.seat] = widen(us[j].number());
       shared.g[s][x.seat] = GATED ? mul(silu(widen(zs[j].number())), dy) : dy;
     }
   }
+  B.settle(shared.B);
+  C_.settle(shared.C_);
 }
 
-// SUB steps forward from h, from step `first` of the tile on; `each(s, i, decay, state before)` is told what comes by.
-template <class Each>
-__device__ __forceinline__ void forward(C (&h)[PER], const C (&A)[PER], const Shared& shared, const Spot& x, int first, int count, Each each) {
+// SUB steps forward, from step `first` of the tile on: the states before and after each, and the decays.
+__device__ __forceinline__ void forward(C (&h)[SUB + 1][PER], C (&decays)[SUB][PER], const C (&A)[PER], const Shared& shared, const Spot& x, int first) {
 #pragma unroll
   for (int s = 0; s < SUB; s++) {
-    if (s >= count) break;
     const R delta = shared.delta[first + s][x.slot];
     const C drive = mul(delta, shared.u[first + s][x.slot]);
     const bool fresh = RESETS && shared.fresh[first + s];
 #pragma unroll
     for (int i = 0; i < PER; i++) {
-      const C a = decay(delta, A[i]), input = mul(drive, shared.B[first + s][x.state + i]);
-      each(s, i, a, h[i]);
-      h[i] = fresh ? input : mul_add(a, h[i], input);
+      const C input = mul(drive, shared.B[first + s][x.state + i]);
+      decays[s][i] = decay(delta, A[i]);
+      h[s + 1][i] = fresh ? input : mul_add(decays[s][i], h[s][i], input);
     }
   }
 }
 
-// Sums over the channels of a warp of 2 PER numbers a lane: at each halving a lane hands half of them on and adds what it
-// is handed of the others. What is left starts at index `from`; `owner` is one of the lanes that hold the same sum.
-struct Held { int from, count; bool owner; };
-__device__ __forceinline__ Held sum_channels(C (&v)[2 * PER], int lane) {
-  Held held = {0, 2 * PER, true};
-#pragma unroll
-  for (int by = 16; by >= LANES; by /= 2) {
-    const bool upper = lane & by;
-    if (held.count > 1) {
-      held.count /= 2;
-#pragma unroll
-      for (int i = 0; i < PER; i++) {
-        if (i >= held.count) break;
-        const C low = v[i], high = v[i + held.count];
-        v[i] = add(upper ? high : low, shuffle_xor(upper ? low : high, by));
-      }
-      held.from += upper ? held.count : 0;
-    } else {
-      v[0] = add(v[0], shuffle_xor(v[0], by));
-      held.owner = held.owner && !upper;
-    }
-  }
-  return held;
-}
+typedef Halving<2 * PER, 32 / LANES, LANES> Channels;  // sums over a warp's channels of what B and C are owed
 
 struct Flow {
   C flow[PER], A[PER], dA[PER], skip, dD;
   R dbias;
+  C* sums;  // where this thread leaves its sums over channels, those of the first of SUB steps
+  bool owner;
 };
 
+// Over the lanes of one channel.
+template <class T> __device__ __forceinline__ T sum_lanes(T x) {
+#pragma unroll
+  for (int by = LANES / 2; by > 0; by /= 2) x = add(x, shuffle_xor(x, by));
+  return x;
+}
+
+// Re(conj(x) y) + z.
+__device__ __forceinline__ float real_mul_add(float x, float y, float z) { return mul_add(x, y, z); }
+__device__ __forceinline__ double real_mul_add(double x, double y, double z) { return mul_add(x, y, z); }
+template <class T> __device__ __forceinline__ T real_mul_add(complex<T> x, complex<T> y, T z) {
+  return mul_add(x.re, y.re, mul_add(x.im, y.im, z));
+}
+
 // Step s of the SUB that begin with step `first` of the tile, backwards: the note in ops/selective_scan.py has the terms.
-__device__ __forceinline__ void back(Flow& f, const C (&decays)[PER], const C (&before)[PER], int first, int s, const Spot& x, Shared& shared) {
+__device__ __forceinline__ void back(Flow& f, const C (&decays)[PER], const C (&before)[PER], const C (&after)[PER], int first, int s, const Spot& x, Shared& shared) {
   const int at = first + s;
   const R delta = shared.delta[at][x.slot], slope = SOFTPLUS ? shared.slope[at][x.slot] : R(1);
   const bool fresh = RESETS && shared.fresh[at];
-  const C u = shared.u[at][x.slot], g = shared.g[at][x.slot], drive = mul(delta, u);
-  C dx = Number<C>::make(0), total = dx, sums[2 * PER];
+  const C zero = Number<C>::make(0), u = shared.u[at][x.slot], g = shared.g[at][x.slot];
+  const C drive = x.mine ? mul(delta, u) : zero, share = x.mine ? g : zero;  // the last channel counts once
+  C dx = zero, total = zero, sums[2 * PER];
   R ddelta = 0;
 #pragma unroll
   for (int i = 0; i < PER; i++) {
     if (!live(x, i)) {
-      sums[i] = sums[PER + i] = Number<C>::make(0);
+      sums[i] = sums[PER + i] = zero;
       continue;
     }
-    const C a = decays[i], B = shared.B[at][x.state + i], vector = shared.C_[at][x.state + i];
-    const C input = mul(drive, B), h = fresh ? input : mul_add(a, before[i], input);
+    const C B = shared.B[at][x.state + i], vector = shared.C_[at][x.state + i];
     const C grad = mul_add(conj(vector), g, f.flow[i]);
-    f.flow[i] = fresh ? Number<C>::make(0) : mul(conj(a), grad);
-    const C past = fresh ? Number<C>::make(0) : mul(conj(before[i]), f.flow[i]);
-    if (GATED) total = mul_add(vector, h, total);
+    f.flow[i] = fresh ? zero : mul(conj(decays[i]), grad);
+    const C past = fresh ? zero : mul(conj(before[i]), f.flow[i]);
+    if (GATED) total = mul_add(vector, after[i], total);
     dx = mul_add(conj(B), grad, dx);
     f.dA[i] = mul_add(delta, past, f.dA[i]);
-    ddelta += real_part(mul(conj(f.A[i]), past));
-    sums[i] = x.mine ? mul(conj(drive), grad) : Number<C>::make(0);
-    sums[PER + i] = x.mine ? mul(conj(h), g) : Number<C>::make(0);
+    ddelta = real_mul_add(f.A[i], past, ddelta);
+    sums[i] = mul(conj(drive), grad);
+    sums[PER + i] = mul(conj(after[i]), share);
   }
-  const int lane = threadIdx.x & 31;
-  const Held held = sum_channels(sums, lane);
+  Channels::sum(sums);
 #pragma unroll
-  for (int i = 0; i < 2 * PER; i++) {
-    const int index = held.from + i, n = x.state + index % PER;
-    if (i < held.count && held.owner) shared.sums[threadIdx.x / 32][s][index < PER ? n : WIDE + n] = sums[i];
-  }
+  for (int i = 0; i < Channels::LEFT; i++)
+    if (f.owner) f.sums[s * 2 * WIDE + (Channels::LEFT > PER && i >= PER ? WIDE - PER : 0) + i] = sums[i];
   dx = sum_lanes(dx), ddelta = sum_lanes(ddelta);
   if (GATED) total = mul_add(f.skip, u, sum_lanes(total));
   ddelta = (Plain<C>::of(ddelta) + real_part(mul(conj(u), dx))) * slope;
@@ -182,29 +165,30 @@ __device__ __forceinline__ void back(Flow& f, const C (&decays)[PER], const C (&
 // What `back` left in the tile, to where it belongs.
 __device__ __forceinline__ void store(const Shared& shared, const Problem& p, const Spot& x, i64 first, int count, const Gradients& out) {
   if (!x.item_mine) return;
-  const SR* z = row_of<SR>(p.z, x.row, x.item);
+  const SR* z = begin<SR>(p.z, x, x.item, first + x.step);
+  i64 index = (x.row * p.length + first + x.step) * p.channels + x.item;
 #pragma unroll 4
-  for (int s = x.step; s < count; s += LANES) {
-    const i64 t = first + s, index = (x.row * p.length + t) * p.channels + x.item;
+  for (int s = x.step; s < count; s += LANES, index += LANES * p.channels, z += LANES * p.z.time) {
     static_cast<S*>(out.du)[index] = Narrow<S>::of(shared.u[s][x.seat]);
     static_cast<SR*>(out.ddt)[index] = Narrow<SR>::of(shared.delta[s][x.seat]);
     if (!GATED) continue;
-    const R gate = widen(z[t * p.z.time]), share = sigmoid(gate), slope = share * (1 + gate * (1 - share));
-    const C total = shared.g[s][x.seat], dy = cotangent(p, x.row, x.item, t);
+    const R gate = widen(*z), share = sigmoid(gate, small_exponential(gate)), slope = share * (1 + gate * (1 - share));
+    const C total = shared.g[s][x.seat], dy = cotangent(p, x.row, x.item, first + s);
     const R matched = REAL ? real_part(total) * real_part(dy) : real_part(mul(conj(total), dy));
     static_cast<SR*>(out.dz)[index] = Narrow<SR>::of(matched * slope);
   }
 }
 
-// The block's sums over channels, its warps in order.
-__device__ __forceinline__ void put_sums(const Shared& shared, i64 first, int count, const Problem& p, const Spot& x, i64 block, C* to) {
-#pragma unroll 1
-  for (int index = threadIdx.x; index < count * 2 * WIDE; index += THREADS) {
-    const int s = index / (2 * WIDE), which = index / WIDE % 2, n = index % WIDE;
-    if (n >= STATES) continue;
-    C sum = shared.sums[0][s][which * WIDE + n];
-    for (int w = 1; w < WARPS; w++) sum = add(sum, shared.sums[w][s][which * WIDE + n]);
-    to[((((block * p.rows + x.row) * p.length + first + s) * p.groups + x.group) * 2 + which) * STATES + n] = sum;
+// The block's sums over channels, its warps in order; step 0 of the SUB goes to `to`.
+__device__ __forceinline__ void put_sums(const Shared& shared, int count, C* to, i64 time) {
+#pragma unroll
+  for (int j = 0; j < SUB * 2 * WIDE; j += THREADS) {  // powers of two: an index is the sum of its parts
+    const int s = j / (2 * WIDE) + threadIdx.x / (2 * WIDE), at = (j + threadIdx.x) % (2 * WIDE), n = at % WIDE;
+    if (s >= count || PADDED && n >= STATES) continue;
+    C sum = shared.sums[0][s][at];
+#pragma unroll
+    for (int w = 1; w < WARPS; w++) sum = add(sum, shared.sums[w][s][at]);
+    to[s * time + (at / WIDE) * STATES + n] = sum;
   }
 }
 
@@ -222,32 +206,37 @@ run(const __grid_constant__ Problem p, const C* kept, const C* flows, const __gr
   for (int i = 0; i < PER; i++) f.dA[i] = Number<C>::make(0);
   f.skip = p.D ? reinterpret_cast<const C*>(p.D)[x.channel] : Number<C>::make(0);
   f.dD = Number<C>::make(0), f.dbias = 0;
+  const Channels held;
+  f.owner = held.owner;
+  f.sums = &shared.sums[threadIdx.x / 32][0][held.from % PER + (held.from < PER ? 0 : WIDE) + x.state];
+  const i64 time = 2 * STATES * p.groups;  // from step to step in out.vectors
   const R bias = p.bias ? reinterpret_cast<const R*>(p.bias)[x.item] : R(0);
 
 #pragma unroll 1
   for (i64 base = (x.hi - 1) / EVERY * EVERY; base >= x.lo; base -= EVERY) {
     const int steps = static_cast<int>(x.hi - base < EVERY ? x.hi - base : EVERY), subs = (steps + SUB - 1) / SUB;
     load(shared, p, x, bias, base, steps);
-    C h[PER], decays[SUB][PER], before[SUB][PER];
-    take(h, kept + ((x.row * records + base / EVERY) * p.channels + x.channel) * STATES, p, x);
+    C h[SUB + 1][PER], decays[SUB][PER];
+    take(h[SUB], kept + ((x.row * records + base / EVERY) * p.channels + x.channel) * STATES, p, x);
+    C* sums = out.vectors + (((block * p.rows + x.row) * p.length + base) * p.groups + x.group) * 2 * STATES;
     __syncthreads();
 #pragma unroll 1
     for (int j = 0; j < subs; j++) {
 #pragma unroll
-      for (int i = 0; i < PER; i++) shared.start[j][i][threadIdx.x] = h[i];
-      if (j + 1 < subs) forward(h, f.A, shared, x, j * SUB, SUB, [](int, int, C, C) {});
+      for (int i = 0; i < PER; i++) h[0][i] = shared.start[j][i][threadIdx.x] = h[SUB][i];
+      if (j + 1 < subs) forward(h, decays, f.A, shared, x, j * SUB);
     }
 #pragma unroll 1
     for (int j = subs - 1; j >= 0; j--) {
       const int count = steps - j * SUB < SUB ? steps - j * SUB : SUB;
 #pragma unroll
-      for (int i = 0; i < PER; i++) h[i] = shared.start[j][i][threadIdx.x];
-      forward(h, f.A, shared, x, j * SUB, count, [&](int s, int i, C a, C state) { decays[s][i] = a, before[s][i] = state; });
+      for (int i = 0; i < PER; i++) h[0][i] = shared.start[j][i][threadIdx.x];
+      forward(h, decays, f.A, shared, x, j * SUB);
 #pragma unroll
       for (int s = SUB - 1; s >= 0; s--)
-        if (s < count) back(f, decays[s], before[s], j * SUB, s, x, shared);
+        if (s < count) back(f, decays[s], h[s], h[s + 1], j * SUB, s, x, shared);
       __syncthreads();
-      put_sums(shared, base + j * SUB, count, p, x, block, out.vectors);
+      put_sums(shared, count, sums + j * SUB * time, time);
       __syncthreads();
     }
     store(shared, p, x, base, steps, out);

@@ -30,23 +30,23 @@ def problem(rng, dtype, length, keys, values, lead=(2,), decay=0.1, kind="a step
 EXACT, TF32 = 5e-6 / 4, 2.0**-11
 
 
-def check(args, dtype, unit=None, **options):
+def check(args, dtype, unit=None, *, vjp=linscan.linear_attention_vjp, names=NAMES, **options):
     """Output, final state and gradients: those of the reference engine in double precision on the host."""
     unit = eps(dtype) if unit is None else unit
     poison()
-    (o, S), pullback = linscan.linear_attention_vjp(*on_gpu(*args), **options)
+    (o, S), pullback = vjp(*on_gpu(*args), **options)
     assert o.dtype == dtype_of(dtype)
     wide = [None if x is None else oracles.wide(x) for x in args]
     with linscan.use_engine("reference"):
-        (want_o, want_S), want = linscan.linear_attention_vjp(*wide, **options)
-    # What products take in is rounded: q, k and v, the decayed products and the states.
+        (want_o, want_S), want = vjp(*wide, **options)
+    # What products take in is rounded: the arguments, scores under their decays, the states, and what is written.
     assert_close(cupy.asnumpy(o), want_o, 4 * unit, "o")
     assert_close(cupy.asnumpy(S), want_S, 2 * unit, "S")
     rng = np.random.default_rng(3)
     do, dS = random(rng, o.shape, dtype), random(rng, S.shape, "float32")
     poison()
     grads = pullback(*on_gpu(do, dS))
-    for name, got, exact in zip(NAMES, grads, want(*map(oracles.wide, (do, dS))), strict=True):
+    for name, got, exact in zip(names, grads, want(*map(oracles.wide, (do, dS))), strict=True):
         assert (got is None) == (exact is None), name
         if got is not None:
             assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * unit, f"gradient of {name}")

@@ -3,7 +3,6 @@
 import importlib.util
 import shutil
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from linscan._arrays import grad_like
 from linscan.engines.cuda import _load
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
 from tests.tolerances import assert_close, eps
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
@@ -56,12 +55,9 @@ class Kernel:
 def engine(tmp_path_factory):
     """The launchers, as they are, with NumPy in the place of CuPy."""
     folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-    cupy = types.ModuleType("cupy")
-    cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
-    cupy.zeros, cupy.exp, cupy.where, cupy.cumsum = (lambda *x: np.zeros(*x).view(Array)), np.exp, np.where, np.cumsum
     folders = "linscan.engines.cuda."
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "cupy", stand_in())
         for name in ("head_layout", "gated_attention", "linear_attention"):
             spec = importlib.util.spec_from_file_location(
                 f"{name}_on_cpu", Path(_load.__file__).with_name(f"{name}.py")

@@ -1,12 +1,15 @@
 """The laws of `delta_rule` on tensor cores, and what only a GPU can get wrong: tiles, layouts, streams."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_filters import on_gpu, poison, same
+from tests.engines.test_cuda_attention import check
+from tests.engines.test_cuda_filters import on_gpu, same
 from tests.ops.test_delta_rule import unit
 from tests.tolerances import assert_close, eps
 
@@ -25,25 +28,7 @@ def problem(rng, dtype, length, keys, values, lead=(2,), decay=0.1):
     return q, k, v, beta, g, random(rng, (*lead, keys, values), "float32")
 
 
-def check(args, dtype, vjp=linscan.delta_rule_vjp, names=NAMES, **options):
-    """Output, final state and gradients: those of the reference engine in double precision on the host."""
-    poison()
-    (o, S), pullback = vjp(*on_gpu(*args), **options)
-    assert o.dtype == dtype_of(dtype)
-    wide = [None if x is None else oracles.wide(x) for x in args]
-    with linscan.use_engine("reference"):
-        (want_o, want_S), want = vjp(*wide, **options)
-    # What products take in is rounded: q, k and v, the scores under their decays, the states and what is written.
-    assert_close(cupy.asnumpy(o), want_o, 4 * eps(dtype), "o")
-    assert_close(cupy.asnumpy(S), want_S, 2 * eps(dtype), "S")
-    rng = np.random.default_rng(3)
-    do, dS = random(rng, o.shape, dtype), random(rng, S.shape, "float32")
-    poison()
-    grads = pullback(*on_gpu(do, dS))
-    for name, got, exact in zip(names, grads, want(*map(oracles.wide, (do, dS))), strict=True):
-        assert (got is None) == (exact is None), name
-        if got is not None:
-            assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * eps(dtype), f"gradient of {name}")
+check = partial(check, vjp=linscan.delta_rule_vjp, names=NAMES)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

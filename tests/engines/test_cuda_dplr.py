@@ -31,7 +31,7 @@ def problem(rng, kind, dtype, length, keys, values, lead=(2,), decay=0.1):
 
 def hold(kind, args, dtype, **options):
     if kind == "dplr":
-        check(args, dtype, linscan.dplr_attention_vjp, NAMES, **options)
+        check(args, dtype, vjp=linscan.dplr_attention_vjp, names=NAMES, **options)
     else:
         check(args, dtype, **options)
 

@@ -103,7 +103,7 @@ def stand_in():
     cupy.broadcast_to = partial(np.broadcast_to, subok=True)
     device = nullcontext()
     device.attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
-    cupy.cuda = types.SimpleNamespace(Device=lambda *_: device)
+    cupy.cuda = types.SimpleNamespace(Device=lambda *_: device, runtime=types.SimpleNamespace(getDevice=lambda: 0))
     return cupy
 
 

@@ -14,7 +14,7 @@ from linscan.engines.cuda import _load
 from linscan.engines.reference import dplr_steps as reference
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
 from tests.tolerances import accumulated, assert_close, eps
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
@@ -41,12 +41,9 @@ class Kernel:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-    cupy = types.ModuleType("cupy")
-    cupy.empty, cupy.ascontiguousarray = empty, lambda x: np.ascontiguousarray(x).view(Array)
-    cupy.zeros, cupy.broadcast_to = (lambda *x: np.zeros(*x).view(Array)), np.broadcast_to
     package = sys.modules[_load.__package__]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "cupy", stand_in())
         names = [f"{package.__name__}.{name}" for name in MODULES]
         before = {name: sys.modules.pop(name, None) for name in names}
         modules = [importlib.import_module(name) for name in names]

@@ -3,7 +3,6 @@
 import importlib.util
 import shutil
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from linscan.engines.reference import rnn_scan as reference
 from linscan.ops import rnn_shapes
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library
+from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
 from tests.ops.test_rnn_scan import arguments, made
 from tests.tolerances import assert_close, contracting, residual
 
@@ -47,15 +46,8 @@ def engines(tmp_path_factory):
         return run
 
     modules = {}
-    cupy = types.ModuleType("cupy")
-    cupy.empty, cupy.isfinite, cupy.moveaxis = empty, np.isfinite, np.moveaxis
-    cupy.zeros, cupy.ones = (lambda *x: np.zeros(*x).view(Array)), lambda *x: np.ones(*x).view(Array)
-    cupy.broadcast_to = lambda x, shape: np.broadcast_to(x, shape, subok=True)
-    cupy.ascontiguousarray = lambda x: np.ascontiguousarray(x).view(Array)
-    cupy.array = lambda *x, **options: np.array(*x, **options).view(Array)
-    cupy.empty_like = lambda x: empty(x.shape, x.dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setitem(sys.modules, "cupy", stand_in())
         for name in ("rnn_scan", "newton_scan"):
             path = Path(_load.__file__).with_name(f"{name}.py")
             spec = importlib.util.spec_from_file_location(f"{name}_on_cpu", path)

@@ -7,6 +7,7 @@ the largest number inf. Sine and cosine likewise, with k the nearest multiple of
 
 import math
 from fractions import Fraction
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -30,6 +31,7 @@ _BITS = {4: (23, 127), 8: (52, 1023)}  # of the mantissa, and the exponent's bia
 _TERMS = {4: (8, 7), 8: (17, 12)}  # of the series of log1p, and of sine and cosine
 
 
+@cache
 def constants(real: np.dtype) -> np.ndarray:
     """What `Functions` loads: numbers written into the code would be loaded anew in every turn of a loop."""
     (mantissa, bias), (log, turn) = _BITS[real.itemsize], _TERMS[real.itemsize]

@@ -90,7 +90,9 @@ def _binary(A: Array) -> Array:
 
 def _plain(x: Array, dtype: np.dtype) -> Array:
     """`x`, C-contiguous and read-only: one kernel serves all layouts, for a copy that is small beside the work."""
-    return np.broadcast_to(np.ascontiguousarray(x, dtype), x.shape)
+    x = np.ascontiguousarray(x, dtype).view()
+    x.flags.writeable = False
+    return x
 
 
 def _tiles(layout, compute, reals, wholes):

@@ -126,7 +126,7 @@ def test_heads_share_keys_where_they_lie(rng, engine):
 
 def test_segments_of_time(rng, engine, monkeypatch):
     monkeypatch.setattr(engine, "_WHOLE", 2)
-    monkeypatch.setattr(engine, "_SEGMENT", 1)
+    monkeypatch.setattr(engine, "_SEGMENT", 2)
     q, k, v = (random(rng, (150, 9), DTYPE) for _ in range(3))
     g = -rng.uniform(0, 0.1, (150, 1)).astype("float32")
     g[70] = -np.inf

@@ -13,7 +13,7 @@ constexpr int TILES = KEYS / 64, COLUMNS = SLICE / 8 / SHARES;  // of the state:
 constexpr int SCORES = STEPS / 16 / (SINGLE ? SHARES : 1);  // of the chunk's blocks of 16 steps, those whose scores a warp makes
 constexpr float FORGET = -88.0f;  // e^g below the smallest normal number: what was before is no more
 
-struct Stage { S q[STEPS][KEYS + PAD], k[STEPS][KEYS + PAD], v[STEPS][SLICE + PAD_ACROSS]; };
+struct Stage { S k[STEPS][KEYS + PAD], v[STEPS][SLICE + PAD_ACROSS]; };
 // Of the steps of a chunk.
 struct Gates {
   float sum[STEPS], after[STEPS];  // W, and e^(W[63] - W)
@@ -22,11 +22,15 @@ struct Gates {
 };
 struct Shared {
   Stage stage[2];
-  Gates gates[2];
+  Gates gates[2];  // of 16-bit arrays all that `reduce` has memory for
+  S q[2][STEPS][KEYS + PAD];
   S state[KEYS][SLICE + PAD_ACROSS];
   float part[WARPS], until[SINGLE ? 1 : WARPS][STEPS];  // each warp's own: e^(W[first - 1] - W[s]) for the steps s before its first
   S scores[SINGLE ? STEPS : 1][STEPS + PAD];  // of float32 arrays: warps that share out the columns make them for each other
 };
+
+// Which of the two chunks in shared memory this is.
+__device__ __forceinline__ int turn(const Shared& shared, const Stage& stage) { return &stage == &shared.stage[1]; }
 
 constexpr int IDLE = WARPS - 4;  // the warp with the least to do makes the next chunk's gates
 
@@ -135,7 +139,7 @@ __device__ __forceinline__ void outputs(float (&o)[COLUMNS][4], Shared& shared, 
 #pragma unroll 2
   for (int j = 0; j < KEYS; j += 16) {
     Both a[4], b[4];
-    load_a<false>(a, stage.q, first, j, lane);
+    load_a<false>(a, shared.q[turn(shared, stage)], first, j, lane);
 #pragma unroll
     for (int n = 0; n < COLUMNS; n += 2) {
       load_b<true>(b, shared.state, j, column + 8 * n, lane);
@@ -257,7 +261,7 @@ __device__ __forceinline__ void step_by_step(State& state, float (&o)[COLUMNS][4
       float o = 0.0f;
       for (int key = 0; key < keys; key++) {
         const float before = e == 0.0f ? 0.0f : e * widen(shared.state[key][c]), x = __fmaf_rn(widen(stage.k[t][key]), v, before);
-        shared.state[key][c] = Narrow<S>::of(x), o = __fmaf_rn(widen(stage.q[t][key]), x, o);
+        shared.state[key][c] = Narrow<S>::of(x), o = __fmaf_rn(widen(shared.q[turn(shared, stage)][t][key]), x, o);
       }
       stage.v[t][c] = Narrow<S>::of(o);
     }

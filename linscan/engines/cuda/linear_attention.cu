@@ -106,7 +106,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
   const i64 chunks = (layout.length + STEPS - 1) / STEPS;
   const auto bring = [&](Stage& stage, i64 t, i64 end) {
     const int count = static_cast<int>(end - t);
-    if (OUT) fetch<KEYS>(stage.q, q + t * layout.operand[Q].time, layout.operand[Q].time, 0, count, keys, STEPS);
+    if (OUT) fetch<KEYS>(shared.q[turn(shared, stage)], q + t * layout.operand[Q].time, layout.operand[Q].time, 0, count, keys, STEPS);
     fetch<KEYS>(stage.k, k + t * step_k, step_k, 0, count, keys, STEPS);
     fetch<SLICE>(stage.v, v + t * step_v, step_v, 0, count, x.width, STEPS);
     commit();
@@ -178,8 +178,8 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
   return decay;
 }
 
-// What a segment makes of a state of zero, and the product of its decays.
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+// What a segment makes of a state of zero, and the product of its decays. Needing no queries, twice as many blocks fit.
+extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 1 : 2 * BLOCKS)
 reduce(const __grid_constant__ Layout layout, const S* k, const S* v, const float* g, float* ends, float* decays, int keys,
        i64 values, i64 segment, const __grid_constant__ Extras extras) {
   extern __shared__ __align__(16) u8 memory[];

@@ -149,7 +149,7 @@ def _run(
     segment = chunks if chunks <= _WHOLE else _SEGMENT
     segments, shared = -(-chunks // segment), _shared(wide, width, q.dtype)
 
-    def launch(name: str, segments: int, *arguments: Any) -> None:
+    def launch(name: str, segments: int, shared: int, *arguments: Any) -> None:
         code = kernel("linear_attention.cu", name, q.dtype.name, *macros)
         if code.max_dynamic_shared_size_bytes < shared:
             code.max_dynamic_shared_size_bytes = shared
@@ -157,17 +157,25 @@ def _run(
         code((grid,), (shares * _THREADS,), (layout, *arguments, extras), shared_mem=shared)
 
     if segments > 1 and starts is None:
-        starts, decays = cupy.empty((segments, *S.shape), np.float32), cupy.empty(segments * rows, np.float32)
-        launch("reduce", segments - 1, k, v, g, starts, decays, keys, values, segment)
+        finer, less = (1, shared) if q.dtype.itemsize == 4 else (2, _shared_less(wide, width))
+        pieces = -(-chunks // (segment // finer))
+        starts, decays = cupy.empty((pieces, *S.shape), np.float32), cupy.empty(pieces * rows, np.float32)
+        launch("reduce", pieces - 1, less, k, v, g, starts, decays, keys, values, segment // finer)
         carry = kernel("linear_attention.cu", "carry", q.dtype.name, *macros)
-        carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, segments, keys * values))
-    launch("run", segments, q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
+        carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, pieces, keys * values))
+        starts = cupy.ascontiguousarray(starts[::finer])
+    launch("run", segments, shared, q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
     return _Done(o, S, dots, sums, starts)
 
 
 def _tile(keys: int, values: int) -> tuple[int, int]:
     """Keys of a block, all of them, and its values."""
     return -(-keys // 64) * 64, 32 if values <= 32 else 64
+
+
+def _shared_less(keys: int, width: int) -> int:
+    """Bytes of what stands first in the struct ``Shared``, for 16-bit arrays: what `reduce` needs of it."""
+    return 4 * _STEPS * (keys + width + 2 * _PAD) + 40 * _STEPS
 
 
 def _shared(keys: int, width: int, dtype: np.dtype) -> int:

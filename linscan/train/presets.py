@@ -96,7 +96,7 @@ PRESETS = {
     "permutations": Preset(tasks.Permutations, "deltaproduct", 800, 3e-3, 128, "tiny"),
     "memory": Preset(tasks.Memory, "lru-slow", 1000, 1e-2, 1024, "tiny", 50),
     "copy": Preset(tasks.Copy, "lru", 2000, 3e-3, 40),
-    "selective-copy": Preset(tasks.SelectiveCopy, "hawk", 4000, 3e-3, 40),
+    "selective-copy": Preset(tasks.SelectiveCopy, "deltanet", 2000, 3e-3, 40),
     "listops": Preset(lambda: tasks.ListOps(reorder=True), "s5-both", 76_800, 3e-3, 2000, "large", 1920, 0.04, 1 / 3),
     "digits": Preset(tasks.Digits, "s4d", 1600, 4e-3, 784, "medium", 80),
     "recall": Preset(tasks.Recall, "deltanet", 600, 3e-3, 24),

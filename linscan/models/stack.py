@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from linscan._arrays import Array, check_choice, cotangent, namespace
+from linscan._arrays import Array, check_choice, cotangent, namespace, product
 from linscan.models.block import Block, init_dense
 from linscan.models.layer import Layer, Params, Pullback, State, Training
 from linscan.models.norm import init_norm, norm_vjp
@@ -137,9 +137,9 @@ class Stack(Layer):
         if self.pool == "none":
             return x, lambda dp: dp
         xp, T = namespace(x), x.shape[-2]
-        ends = xp.asarray(T if lengths is None else lengths)[..., None]
+        ends = T if lengths is None else xp.asarray(lengths)[..., None]
         times = xp.arange(T)
         weight = (times < ends) / ends if self.pool == "mean" else times == ends - 1
         weight = xp.broadcast_to(weight.astype(x.dtype), x.shape[:-1])
-        pooled = (weight[..., None, :] @ x)[..., 0, :]  # a product reads x once and writes no weighted copy
+        pooled = product(weight[..., None, :], x)[..., 0, :]  # a product reads x once and writes no weighted copy
         return pooled, lambda dp: dp[..., None, :] * weight[..., None]

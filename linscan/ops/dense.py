@@ -209,7 +209,7 @@ def embedding_vjp(tokens: Array, table: Array) -> tuple[Array, Callable[[Array |
         dtable = xp.zeros(table.shape, g.dtype)
         for first in range(0, len(flat), step):
             group = slice(first, first + step)
-            dtable += (rows == flat[group]).astype(_arrays.real_dtype(g.dtype)) @ g[group]
+            dtable += _arrays.product((rows == flat[group]).astype(_arrays.real_dtype(g.dtype)), g[group])
         return None, _arrays.grad_like(dtable, table)
 
     return y, pullback

@@ -13,6 +13,7 @@ from linscan.train import device as places
 from linscan.train.checkpoint import NAME, Progress, read_checkpoint, write_checkpoint
 from linscan.train.data import Data, ahead
 from linscan.train.evaluate import evaluate, loss_vjp
+from linscan.train.graph import Replay, own_stream
 from linscan.train.interrupt import interruptible
 from linscan.train.log import Log
 from linscan.train.optimisers import global_norm
@@ -93,15 +94,16 @@ def fit(
     >>> fitted.history[-1]["test_accuracy"]
     1.0
     """
-    run = _Run(model, data, settings, folder, resume, device)
-    with interruptible() as interrupted, closing(Log(run.folder, settings.steps, run.now.step, progress)) as log:
-        while not run.now.stopped and run.now.step < settings.steps and not interrupted():
-            run.some_steps(log, interrupted)
-        log.draw()
-    if not run.now.stopped:
-        run.now.stopped = "steps" if run.now.step >= settings.steps else ""
-    run.save()
-    return Fitted(places.to_host(run.params), log.history, run.now.stopped or "interrupted", run.final())
+    with own_stream(places.library(device)):
+        run = _Run(model, data, settings, folder, resume, device)
+        with interruptible() as interrupted, closing(Log(run.folder, settings.steps, run.now.step, progress)) as log:
+            while not run.now.stopped and run.now.step < settings.steps and not interrupted():
+                run.some_steps(log, interrupted)
+            log.draw()
+        if not run.now.stopped:
+            run.now.stopped = "steps" if run.now.step >= settings.steps else ""
+        run.save()
+        return Fitted(places.to_host(run.params), log.history, run.now.stopped or "interrupted", run.final())
 
 
 @dataclass
@@ -136,6 +138,7 @@ class _Run:
         if moments is not None:
             given = {slot: flatten(places.move(tree, self.xp)) for slot, tree in moments.items()}
             self.moments |= {slot: self.packed.gather(flat) for slot, flat in given.items()}
+        self.gradients = self._gradients if self.xp is np or settings.scale is not None else Replay(self._gradients)
 
     def some_steps(self, log: Log, interrupted: Callable[[], bool]) -> None:
         """Train until the next evaluation is made, or Ctrl-C."""
@@ -173,17 +176,20 @@ class _Run:
         total: Any = 0.0
         grads, trainings = None, []
         for n in range(now.step * s.accumulate, (now.step + 1) * s.accumulate):
-            batch = places.batch(next(batches), self.xp, s.dtype)
             training = Training(np.random.default_rng([s.seed, 2, n]))
-            options = {name: batch[name] for name in ("reset", "lengths") if name in batch}
-            (y, _), back = self.model.apply_vjp(self.params, batch["u"], training=training, **options)
-            loss, back_loss = loss_vjp(s.loss, y, batch)
-            dparams = back(back_loss(loss.dtype.type(now.scale / s.accumulate)))[0]
-            rows = self.packed.gather(flatten(dparams))
+            loss, rows = self.gradients(places.batch(next(batches), self.xp, s.dtype), training)
             grads = rows if grads is None else {name: g + grads[name] for name, g in rows.items()}
             total = total + loss / s.accumulate
             trainings.append(training)
         self._update(total, grads or {}, trainings)
+
+    def _gradients(self, batch: dict[str, Any], training: Training) -> tuple[Any, dict[str, Any]]:
+        """The loss of a batch, and its gradients in rows, times the scale and divided by the batches of a step."""
+        options = {name: batch[name] for name in ("reset", "lengths") if name in batch}
+        (y, _), back = self.model.apply_vjp(self.params, batch["u"], training=training, **options)
+        loss, back_loss = loss_vjp(self.settings.loss, y, batch)
+        dparams = back(back_loss(loss.dtype.type(self.now.scale / self.settings.accumulate)))[0]
+        return loss, self.packed.gather(flatten(dparams))
 
     def _update(self, loss: Any, grads: dict[str, Any], trainings: list[Training]) -> None:
         """Move the parameters; on a GPU before it is known here whether loss and gradients are finite."""

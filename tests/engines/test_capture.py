@@ -16,6 +16,8 @@ def cupy(monkeypatch):
     """Allocations are strings of their size; `capturing` says whether the stream is captured."""
     cupy = types.ModuleType("cupy")
     cupy.capturing, cupy.allocator = False, lambda size: f"{size} bytes"
+    own = types.SimpleNamespace(malloc=cupy.allocator)
+    cupy.get_default_memory_pool = lambda: own
 
     @contextmanager
     def using_allocator(allocator):
@@ -58,6 +60,9 @@ def test_memory_of_a_captured_call_is_kept(cupy, capture):
     cupy.capturing = False
     assert twice(32, times=1) == "32 bytes"
     assert len(capture._captured) == 2
+    cupy.capturing, cupy.allocator = True, lambda size: f"{size} bytes of a pool"
+    assert twice(64, times=1) == "64 bytes of a pool"
+    assert len(capture._captured) == 2  # whose owner keeps it
 
 
 def test_a_plan_is_kept_while_captured(cupy, capture):

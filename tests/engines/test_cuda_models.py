@@ -1,19 +1,24 @@
 """Models, a training run and sampling on CuPy arrays give what they give on NumPy arrays."""
 
+import importlib
+
 import numpy as np
 import pytest
 
 from linscan import _trees
 from linscan.models import Training
 from linscan.train import AdamW, Settings, fit
+from linscan.train.graph import Replay, own_stream
 from linscan.train.presets import LAYERS, stack
 from linscan.train.sample import sample
 from linscan.train.tasks import Copy
+from tests.conftest import random
 from tests.models.test_models import CAUSAL, MODELS, setup
-from tests.tolerances import assert_close, stable
+from tests.tolerances import assert_close, stable, summed
 from tests.train.test_fit import resumes_to_the_same_bits, stops_and_is_named
 
 pytestmark = pytest.mark.gpu
+fitting = importlib.import_module("linscan.train.fit")  # whose name the function has as well
 
 
 def leaves(tree):
@@ -66,6 +71,69 @@ def test_a_run_that_is_not_finite_stops_at_its_step(tmp_path):
 
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path):
     resumes_to_the_same_bits(tmp_path, 9, "cuda")
+
+
+class Unseen(Replay):
+    """Runs every step as it is."""
+
+    def __call__(self, batch, training):
+        self._seen.clear()
+        return super().__call__(batch, training)
+
+
+@pytest.mark.parametrize("name", ["s5", "lru"])
+def test_a_graph_of_a_step_gives_its_bits(monkeypatch, name):
+    made = []
+
+    def replay(run, kind):
+        made.append(kind(run))
+        return made[-1]
+
+    task = Copy(size=4, symbols=3, count=2, delay=2, evaluations=1)
+    model = stack(task, name, "tiny", 6)
+    runs = []
+    for kind in (Replay, Unseen):
+        monkeypatch.setattr(fitting, "Replay", lambda run, kind=kind: replay(run, kind))
+        runs.append(fit(model, task, Settings(8, optimiser=AdamW(0.01), every=4), device="cuda", progress=False))
+    assert [len(x._graphs) for x in made] == [1, 0], made[0].refused
+    for x, y in zip(leaves(runs[0].params), leaves(runs[1].params), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for one, two in zip(*(run.history for run in runs), strict=True):
+        assert one | {"seconds": 0} == two | {"seconds": 0}
+
+
+def test_a_function_that_copies_from_the_host_or_draws_there_is_no_graph():
+    import cupy
+
+    def copies(batch, training):
+        return batch["x"].sum() * cupy.asarray(np.arange(3.0)).sum(), {}
+
+    def draws(batch, training):
+        return batch["x"].sum() * training.rng.integers(1, 9), {}
+
+    with own_stream(cupy):
+        x = {"x": cupy.ones(5)}
+        for run, why in ((copies, "copy from the host"), (draws, "drawn on the host")):
+            replay = Replay(run)
+            for seed in (0, 1, 2):
+                training = Training(np.random.default_rng(seed))
+                want = 15 if run is copies else 5 * np.random.default_rng(seed).integers(1, 9)
+                assert replay(x, training)[0] == want
+            assert why in replay.refused
+            assert not replay._graphs
+
+
+def test_products_are_those_of_the_host(rng):
+    import cupy
+
+    from linscan.engines.cuda.cublas import product
+
+    for dtype in ("float32", "float64", "complex64", "complex128"):
+        for x, y in (((3, 5), (5, 2)), ((1, 4, 7), (2, 7, 3)), ((4, 1), (1, 3)), ((2, 0), (0, 3)), ((0, 2), (2, 3))):
+            a, b = (random(rng, shape, dtype) for shape in (x, y))
+            assert_close(product(cupy.asarray(a), cupy.asarray(b)).get(), a @ b, summed(dtype, 8))
+            turned = product(cupy.asarray(a.swapaxes(-1, -2).copy()).swapaxes(-1, -2), cupy.asarray(b)[..., ::-1])
+            assert_close(turned.get(), a @ b[..., ::-1], summed(dtype, 8))
 
 
 def test_samples_are_the_same():

@@ -13,13 +13,15 @@ _captured: list[Any] = []
 
 
 def capturable(run: Callable[P, T]) -> Callable[P, T]:
-    """`run`; while the current stream is captured, all memory it asks for, read or only written, is kept for good."""
+    """`run`; while the current stream is captured, all memory it asks for, read or only written, is kept for good.
+
+    Memory of another pool than CuPy's own is not: who captures with a pool keeps that one as long as the graph.
+    """
 
     @wraps(run)
     def call(*args: P.args, **options: P.kwargs) -> T:
-        if not capturing():
+        if not capturing() or (allocator := cupy.cuda.get_allocator()) != cupy.get_default_memory_pool().malloc:
             return run(*args, **options)
-        allocator = cupy.cuda.get_allocator()
         with cupy.cuda.using_allocator(lambda size: held(allocator(size))):
             return run(*args, **options)
 

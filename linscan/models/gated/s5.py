@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from linscan import discretize_diag, discretize_diag_vjp, nplr, scan_step
-from linscan._arrays import Array, check_choice, cotangent, namespace
+from linscan._arrays import Array, beside, check_choice, cotangent, namespace
 from linscan.models.initial import complex_normal, lecun_normal, log_steps
 from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
 from linscan.ops.dense import dense, dense_vjp
@@ -110,7 +110,7 @@ class S5(Layer):
         (x, final), back3 = recurrence_vjp(a, Bu, state, reset, 1)
         if self.bidirectional:
             (x_rev, _), back3_rev = recurrence_vjp(a, Bu, None, reset, 1, reverse=True)
-            x = namespace(u).concatenate([x, x_rev], -1)
+            x = beside(x, x_rev)
         Cx, back4 = dense_vjp(x, 2 * params["C"].T, real=True)
         y, back5 = feedthrough_vjp(Cx, u, params["D"])
 

@@ -1,4 +1,4 @@
-"""Small runs of the GPU kernels of norms, activations, gates, direct terms and AdamW, to be watched by compute-sanitizer.
+"""Small runs of the GPU kernels around a model's scans (norms, gates, AdamW, …), to be watched by compute-sanitizer.
 
     compute-sanitizer --tool memcheck python -m tests.engines.sanitize_cuda_norm           (and --tool racecheck)
 

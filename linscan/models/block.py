@@ -11,7 +11,8 @@ from linscan.models.initial import uniform_fan
 from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, typed
 from linscan.models.norm import init_norm, norm_vjp
 from linscan.ops.activation import activation_vjp, gate_vjp, glu_vjp
-from linscan.ops.dense import dense_vjp, dropout_vjp
+from linscan.ops.dense import dense_vjp
+from linscan.ops.dropout import dropout_vjp
 
 _GATES = ("glu", "half_glu1", "half_glu2", "linear", "none")
 

@@ -138,7 +138,7 @@ class _Run:
         if moments is not None:
             given = {slot: flatten(places.move(tree, self.xp)) for slot, tree in moments.items()}
             self.moments |= {slot: self.packed.gather(flat) for slot, flat in given.items()}
-        self.gradients = self._gradients if self.xp is np or settings.scale is not None else Replay(self._gradients)
+        self.replay = None if self.xp is np or settings.scale is not None else Replay()
 
     def some_steps(self, log: Log, interrupted: Callable[[], bool]) -> None:
         """Train until the next evaluation is made, or Ctrl-C."""
@@ -177,7 +177,10 @@ class _Run:
         grads, trainings = None, []
         for n in range(now.step * s.accumulate, (now.step + 1) * s.accumulate):
             training = Training(np.random.default_rng([s.seed, 2, n]))
-            loss, rows = self.gradients(places.batch(next(batches), self.xp, s.dtype), training)
+            batch = places.batch(next(batches), self.xp, s.dtype)
+            loss, rows = (
+                self.replay(self._gradients, batch, training) if self.replay else self._gradients(batch, training)
+            )
             grads = rows if grads is None else {name: g + grads[name] for name, g in rows.items()}
             total = total + loss / s.accumulate
             trainings.append(training)

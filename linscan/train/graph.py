@@ -9,6 +9,9 @@ from typing import Any
 from linscan.models.layer import Training
 
 Results = tuple[Any, dict[str, Any]]
+Run = Callable[[dict[str, Any], Training], Results]
+
+_MOST = 64  # graphs; batches of further shapes are run as they are
 
 
 def own_stream(xp: Any) -> AbstractContextManager[Any]:
@@ -17,13 +20,7 @@ def own_stream(xp: Any) -> AbstractContextManager[Any]:
 
 
 class Replay:
-    """`run(batch, training)`, captured when a batch of the same shapes comes again, and from then on replayed.
-
-    Parameters
-    ----------
-    run : callable
-        Of a dict of arrays on the GPU and a `Training`; returns an array and a dict of arrays. It moves nothing between
-        host and GPU. What it reads besides its arguments stays where it is.
+    """A function, captured when a batch of the same shapes comes again, and from then on replayed.
 
     Attributes
     ----------
@@ -35,43 +32,48 @@ class Replay:
     All graphs share one pool of memory, so they must run one after the other.
     """
 
-    def __init__(self, run: Callable[[dict[str, Any], Training], Results]) -> None:
-        self._run = run
+    def __init__(self) -> None:
         self._cupy: Any = importlib.import_module("cupy")
         self._pool = self._cupy.cuda.MemoryPool()
         self._graphs: dict[Any, Any] = {}
         self._seen: set[Any] = set()
         self.refused = ""
 
-    def __call__(self, batch: dict[str, Any], training: Training) -> Results:
-        """What `run` returns, in arrays that no later call changes."""
+    def __call__(self, run: Run, batch: dict[str, Any], training: Training) -> Results:
+        """What `run(batch, training)` returns, in arrays that no later call changes.
+
+        It is one function in all calls, of a dict of arrays on the GPU and a `Training`, and returns an array and a
+        dict of arrays. It moves nothing between host and GPU. What else it reads stays where it is.
+        """
         key = tuple((name, x.shape, x.dtype.str) for name, x in sorted(batch.items()))
-        if not self.refused and key in self._seen and key not in self._graphs:
-            self._capture(key, batch)
+        if self.refused:
+            return run(batch, training)
+        if key in self._seen and key not in self._graphs and len(self._graphs) < _MOST:
+            self._capture(key, run, batch)
         if key in self._graphs:
             return self._launched(key, batch, training)
         self._seen.add(key)
         before = None if training.rng is None else training.rng.bit_generator.state
-        results = self._run(batch, training)
+        with self._own_memory():
+            results = run(batch, training)
         if training.rng is not None and training.rng.bit_generator.state != before:
             self.refused = "random numbers are drawn on the host"
-        return results
+        return _copied(results, training, training.statistics)
 
     def _launched(self, key: Any, batch: dict[str, Any], training: Training) -> Results:
-        graph, inputs, statistics, (value, arrays) = self._graphs[key]
+        graph, inputs, statistics, results = self._graphs[key]
         for name, x in inputs.items():
             x[...] = batch[name]
         graph.launch()
-        training.statistics.extend(statistics)
-        return value.copy(), {name: x.copy() for name, x in arrays.items()}
+        return _copied(results, training, statistics)
 
-    def _capture(self, key: Any, batch: dict[str, Any]) -> None:
+    def _capture(self, key: Any, run: Run, batch: dict[str, Any]) -> None:
         cuda, training = self._cupy.cuda, Training()
         stream, inputs = cuda.get_current_stream(), {name: x.copy() for name, x in batch.items()}
         stream.begin_capture()
         try:
-            with cuda.using_allocator(self._pool.malloc), self._nothing_copied():
-                results = self._run(inputs, training)
+            with self._own_memory(), self._nothing_copied():
+                results = run(inputs, training)
             graph = stream.end_capture()
         except Exception as error:  # of any library: whatever a captured stream refuses
             self.refused = f"{type(error).__name__}: {error}"
@@ -79,6 +81,21 @@ class Replay:
                 stream.end_capture()
         else:
             self._graphs[key] = graph, inputs, training.statistics, results
+
+    @contextmanager
+    def _own_memory(self) -> Iterator[None]:
+        """Memory from the pool of the graphs; they are forgotten if it hands back to the card what they work in."""
+        pool = self._pool
+
+        def malloc(size: int) -> Any:
+            free, total = pool.free_bytes(), pool.total_bytes()
+            memory = pool.malloc(size)
+            if pool.free_bytes() < free and pool.total_bytes() != total:  # it was full, and gave its free blocks away
+                self._graphs.clear()
+            return memory
+
+        with self._cupy.cuda.using_allocator(malloc):
+            yield
 
     @contextmanager
     def _nothing_copied(self) -> Iterator[None]:
@@ -96,3 +113,10 @@ class Replay:
             yield
         finally:
             cuda.set_pinned_memory_allocator(pool.malloc)
+
+
+def _copied(results: Results, training: Training, statistics: list[tuple[Any, Any]]) -> Results:
+    """Results and statistics of a batch in memory of their own: that of graphs is written again."""
+    training.statistics = [(running, x.copy()) for running, x in statistics]
+    value, arrays = results
+    return value.copy(), {name: x.copy() for name, x in arrays.items()}

@@ -76,24 +76,24 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path):
 class Unseen(Replay):
     """Runs every step as it is."""
 
-    def __call__(self, batch, training):
+    def __call__(self, run, batch, training):
         self._seen.clear()
-        return super().__call__(batch, training)
+        return super().__call__(run, batch, training)
 
 
 @pytest.mark.parametrize("name", ["s5", "lru"])
 def test_a_graph_of_a_step_gives_its_bits(monkeypatch, name):
     made = []
 
-    def replay(run, kind):
-        made.append(kind(run))
+    def replay(kind):
+        made.append(kind())
         return made[-1]
 
     task = Copy(size=4, symbols=3, count=2, delay=2, evaluations=1)
     model = stack(task, name, "tiny", 6)
     runs = []
     for kind in (Replay, Unseen):
-        monkeypatch.setattr(fitting, "Replay", lambda run, kind=kind: replay(run, kind))
+        monkeypatch.setattr(fitting, "Replay", lambda kind=kind: replay(kind))
         runs.append(fit(model, task, Settings(8, optimiser=AdamW(0.01), every=4), device="cuda", progress=False))
     assert [len(x._graphs) for x in made] == [1, 0], made[0].refused
     for x, y in zip(leaves(runs[0].params), leaves(runs[1].params), strict=True):
@@ -114,11 +114,11 @@ def test_a_function_that_copies_from_the_host_or_draws_there_is_no_graph():
     with own_stream(cupy):
         x = {"x": cupy.ones(5)}
         for run, why in ((copies, "copy from the host"), (draws, "drawn on the host")):
-            replay = Replay(run)
+            replay = Replay()
             for seed in (0, 1, 2):
                 training = Training(np.random.default_rng(seed))
                 want = 15 if run is copies else 5 * np.random.default_rng(seed).integers(1, 9)
-                assert replay(x, training)[0] == want
+                assert replay(run, x, training)[0] == want
             assert why in replay.refused
             assert not replay._graphs
 

@@ -6,6 +6,7 @@ from scipy import stats
 
 import linscan
 from linscan.ops import activation, dense, feedthrough, norm
+from linscan.ops.dropout import dropout_vjp
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
 from tests.tolerances import assert_close, eps, summed
@@ -200,15 +201,15 @@ def test_norms_say_what_is_wrong():
 @pytest.mark.parametrize("tied", [False, True])
 def test_dropout_keeps_the_mean_and_its_mask(tied):
     x = np.ones((40, 50, 30), np.float32)
-    y, pullback = dense.dropout_vjp(x, 0.25, np.random.default_rng(1), tied=tied)
+    y, pullback = dropout_vjp(x, 0.25, np.random.default_rng(1), tied=tied)
     assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
     independent = 40 * 30 * (1 if tied else 50)
     assert abs((y == 0).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / independent)  # five standard deviations
     assert (y == y[:, :1]).all() == tied
     np.testing.assert_array_equal(pullback(x), y)
-    again, _ = dense.dropout_vjp(x, 0.25, np.random.default_rng(1), tied=tied)
+    again, _ = dropout_vjp(x, 0.25, np.random.default_rng(1), tied=tied)
     np.testing.assert_array_equal(again, y)
-    for off in (dense.dropout_vjp(x, 0.25, None), dense.dropout_vjp(x, 0.0, np.random.default_rng(1))):
+    for off in (dropout_vjp(x, 0.25, None), dropout_vjp(x, 0.0, np.random.default_rng(1))):
         assert off[0] is x
     with pytest.raises(ValueError, match=r"dropout: rate must be in \[0, 1\); got 1"):
-        dense.dropout_vjp(x, 1, None)
+        dropout_vjp(x, 1, None)

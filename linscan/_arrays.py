@@ -312,7 +312,8 @@ def grad_like(grad: Array, like: Any) -> Array | None:
     """
     if like is None:
         return None
-    if type(like) is type(grad) and like.dtype == grad.dtype and like.shape == grad.shape:
+    same = type(like) is type(grad) and (like.dtype, like.shape) == (grad.dtype, grad.shape)
+    if same and grad.dtype.kind not in "biu":
         return grad
     if type(like) not in (bool, int, float, complex) and not isinstance(getattr(like, "dtype", None), np.dtype):
         like = take("gradient", argument=like)[1]  # a list, or an array of a library with dtypes of its own

@@ -1,15 +1,10 @@
 // Nonlinear functions f of a real number and their slopes f', by their number.
 #pragma once
+#include "elementary.cuh"
 #include "numbers.cuh"
 
 enum { IDENTITY, RELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS };  // the order of linscan.ops.activation.KINDS
 
-__device__ __forceinline__ float exponential(float x) { return expf(x); }
-__device__ __forceinline__ double exponential(double x) { return exp(x); }
-__device__ __forceinline__ float tangent(float x) { return tanhf(x); }
-__device__ __forceinline__ double tangent(double x) { return tanh(x); }
-__device__ __forceinline__ float log_one_plus(float x) { return log1pf(x); }
-__device__ __forceinline__ double log_one_plus(double x) { return log1p(x); }
 __device__ __forceinline__ float error_above(float x) { return erfcf(x); }
 __device__ __forceinline__ double error_above(double x) { return erfc(x); }
 

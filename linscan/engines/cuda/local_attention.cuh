@@ -4,6 +4,7 @@
 // the tiles of keys from its first query's place upwards, then from there downwards. Sums of gates are levels, in double
 // and counted from that place: the bias of a pair is the difference of its levels.
 #pragma once
+#include "elementary.cuh"
 #include "layout.cuh"
 
 typedef STORAGE S;
@@ -21,8 +22,6 @@ struct Marks {
   int own[QUERIES], seen[64];
 };
 
-__device__ __forceinline__ float exponential(float x) { return expf(x); }
-__device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float logarithm(float x) { return logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
 __device__ __forceinline__ C larger(C x, C y) { return x > y || y != y ? x : y; }

@@ -3,6 +3,7 @@
 // CELL says which: x and y are the gates' inputs and what R and b make of the state, s the states, of which the first is
 // the output, w the elementwise weights. A step and its pullback start from the activations, which x, y and s make.
 #pragma once
+#include "elementary.cuh"
 #include "numbers.cuh"
 
 enum { ELMAN, LSTM, GRU, SLSTM, PEEPHOLE_LSTM, LEAKY, ALMOST_LINEAR, PARA_GRU, PARA_LSTM };
@@ -17,25 +18,6 @@ constexpr int GATES = FOUR ? 4 : GRU_LIKE || CELL == PARA_LSTM ? 3 : 1;
 constexpr int STATES = LSTM_LIKE ? 2 : CELL == SLSTM ? 3 : 1;
 constexpr int WEIGHTS = CELL == PEEPHOLE_LSTM ? 3 : CELL == PARA_LSTM ? 2 : CELL == LEAKY || CELL == ALMOST_LINEAR ? 1 : 0;
 constexpr int HELD = WEIGHTS ? WEIGHTS : 1;  // an array of nothing is none
-
-__device__ __forceinline__ float exponential(float x) { return expf(x); }
-__device__ __forceinline__ double exponential(double x) { return exp(x); }
-__device__ __forceinline__ float tangent(float x) { return tanhf(x); }
-__device__ __forceinline__ double tangent(double x) { return tanh(x); }
-__device__ __forceinline__ float log_one_plus(float x) { return log1pf(x); }
-__device__ __forceinline__ double log_one_plus(double x) { return log1p(x); }
-
-// To 1 ulp, without the detour that a division takes for numbers next to the range's ends.
-__device__ __forceinline__ float reciprocal(float x) {
-#ifdef __CUDA_ARCH__
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return 1.0f / x;
-#endif
-}
-__device__ __forceinline__ double reciprocal(double x) { return 1.0 / x; }
 
 __device__ __forceinline__ C sigmoid(C x) { return reciprocal(C(1) + exponential(-x)); }
 __device__ __forceinline__ C log_add(C x, C y) {  // log(e^x + e^y)

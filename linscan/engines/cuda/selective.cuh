@@ -6,6 +6,7 @@
 // Rows, and groups of channels that share B and C, have blocks of their own, and so has every chunk of a long time axis.
 #pragma once
 #include "affine.cuh"
+#include "elementary.cuh"
 
 template <class S> struct Real { typedef S type; };
 template <class R> struct Real<complex<R>> { typedef R type; };
@@ -144,16 +145,6 @@ __device__ __forceinline__ float power_of_two(float x) {
   return exp2f(x);
 #endif
 }
-__device__ __forceinline__ float inverse(float x) {  // 1 ulp
-#ifdef __CUDA_ARCH__
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return 1 / x;
-#endif
-}
-__device__ __forceinline__ double inverse(double x) { return 1 / x; }
 
 constexpr float LOG2_E = 1.44269504f;
 __device__ __forceinline__ float small_exponential(float x) { return power_of_two(fabsf(x) * -LOG2_E); }  // exp(-|x|)
@@ -173,7 +164,7 @@ __device__ __forceinline__ double softplus(double x, double small) { return fmax
 
 // `small` is exp(-|x|): nothing overflows, and what should be small is.
 template <class T> __device__ __forceinline__ T sigmoid(T x, T small) {
-  const T share = inverse(1 + small);
+  const T share = reciprocal(1 + small);
   return x < 0 ? small * share : share;
 }
 template <class T> __device__ __forceinline__ T silu(T x) { return x * sigmoid(x, small_exponential(x)); }

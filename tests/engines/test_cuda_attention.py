@@ -52,6 +52,40 @@ def check(args, dtype, unit=None, *, vjp=linscan.linear_attention_vjp, names=NAM
             assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * unit, f"gradient of {name}")
 
 
+def bits_repeat(run, vjp, args):
+    """On another stream, and for one row alone."""
+    (o, S), pullback = vjp(*args)
+    grads = pullback(o, S)
+    assert sum(x is not None for x in grads) == sum(x is not None for x in args)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        (again, _), back = vjp(*args)
+        repeated = back(again, S)
+    stream.synchronize()
+    assert same(o, again)
+    assert all(same(x, y) for x, y in zip(grads, repeated, strict=True) if x is not None)
+    one, last = run(*(x if x is None else x[1] for x in args))
+    assert same(one, o[1])
+    assert same(last, S[1])
+
+
+def a_graph_repeats(vjp, args):
+    """What a call gives, whenever a graph of it is launched."""
+
+    def run():
+        (o, S), pullback = vjp(*args)
+        return o, S, *pullback(o, S)
+
+    want = run()
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        found = run()
+        graph = stream.end_capture()
+        for _ in range(2):
+            graph.launch(stream)
+    stream.synchronize()
+    assert all(same(x, y) for x, y in zip(found, want, strict=True) if x is not None)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("length", "dtype"),
@@ -136,17 +170,7 @@ def test_more_rows_than_a_grid_has_in_y(rng, kind):
 @pytest.mark.parametrize("length", [500, 9000])
 def test_bits_repeat_and_depend_on_nothing_else(rng, length, kind):
     args = on_gpu(*problem(rng, "bfloat16", length, 64, 128, lead=(3,), kind=kind))
-    (o, S), pullback = linscan.linear_attention_vjp(*args)
-    grads = pullback(o, S)
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        (again, _), back = linscan.linear_attention_vjp(*args)
-        repeated = back(again, S)
-    stream.synchronize()
-    assert same(o, again)
-    assert all(same(x, y) for x, y in zip(grads, repeated, strict=True))
-    one, last = linscan.linear_attention(*(x[1] for x in args))
-    assert same(one, o[1])
-    assert same(last, S[1])
+    bits_repeat(linscan.linear_attention, linscan.linear_attention_vjp, args)
 
 
 @pytest.mark.parametrize(("precision", "unit"), [("exact", EXACT), ("tf32", TF32)])

@@ -8,8 +8,8 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_attention import check
-from tests.engines.test_cuda_filters import on_gpu, same
+from tests.engines.test_cuda_attention import a_graph_repeats, bits_repeat, check
+from tests.engines.test_cuda_filters import on_gpu
 from tests.ops.test_delta_rule import unit
 from tests.tolerances import assert_close, eps
 
@@ -91,37 +91,14 @@ def test_long_sequences_are_cut(rng, length):
 
 def test_a_captured_graph_runs_again(rng):
     args = on_gpu(*problem(rng, "bfloat16", 20_000, 32, 24, lead=(), decay=1e-5))
-
-    def run():
-        (o, S), pullback = linscan.delta_rule_vjp(*args)
-        return o, S, *pullback(o, S)
-
-    want = run()
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        stream.begin_capture()
-        found = run()
-        graph = stream.end_capture()
-        for _ in range(2):
-            graph.launch(stream)
-    stream.synchronize()
-    assert all(same(x, y) for x, y in zip(found, want, strict=True) if x is not None)
+    a_graph_repeats(linscan.delta_rule_vjp, args)
 
 
 @pytest.mark.parametrize("rows", [3, 70, 70_000])
 def test_bits_repeat_and_depend_on_nothing_else(rng, rows):
     length, keys, values = (300, 64, 128) if rows < 100 else (20, 8, 8)
     args = on_gpu(*problem(rng, "bfloat16", length, keys, values, lead=(rows,)))
-    (o, S), pullback = linscan.delta_rule_vjp(*args)
-    grads = pullback(o, S)
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        (again, _), back = linscan.delta_rule_vjp(*args)
-        repeated = back(again, S)
-    stream.synchronize()
-    assert same(o, again)
-    assert all(same(x, y) for x, y in zip(grads, repeated, strict=True) if x is not None)
-    one, last = linscan.delta_rule(*(x[1] for x in args))
-    assert same(one, o[1])
-    assert same(last, S[1])
+    bits_repeat(linscan.delta_rule, linscan.delta_rule_vjp, args)
 
 
 def test_what_is_not_finite_reaches_its_own_row_and_later_times(rng):

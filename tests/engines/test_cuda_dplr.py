@@ -6,7 +6,8 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_delta import check, on_gpu, same
+from tests.engines.test_cuda_attention import a_graph_repeats, bits_repeat
+from tests.engines.test_cuda_delta import check, on_gpu
 from tests.engines.test_cuda_delta import problem as scalar_problem
 from tests.ops.test_delta_rule import unit
 
@@ -95,37 +96,14 @@ def test_bits_repeat_and_depend_on_nothing_else(rng, kind, rows):
         function, vjp = linscan.dplr_attention, linscan.dplr_attention_vjp
     length, keys, values = (300, 128, 128) if rows < 100 else (20, 8, 8)
     args = on_gpu(*problem(rng, kind, "bfloat16", length, keys, values, lead=(rows,)))
-    (o, S), pullback = vjp(*args)
-    grads = pullback(o, S)
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        (again, _), back = vjp(*args)
-        repeated = back(again, S)
-    stream.synchronize()
-    assert same(o, again)
-    assert all(same(x, y) for x, y in zip(grads, repeated, strict=True) if x is not None)
-    one, last = function(*(x[1] for x in args))
-    assert same(one, o[1])
-    assert same(last, S[1])
+    bits_repeat(function, vjp, args)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_captured_graph_runs_again(rng, kind):
     vjp = linscan.dplr_attention_vjp if kind == "dplr" else linscan.delta_rule_vjp
     args = on_gpu(*problem(rng, kind, "bfloat16", 200, 64, 64))
-
-    def run():
-        (o, S), pullback = vjp(*args)
-        return o, S, *pullback(o, S)
-
-    want = run()
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        stream.begin_capture()
-        found = run()
-        graph = stream.end_capture()
-        for _ in range(2):
-            graph.launch(stream)
-    stream.synchronize()
-    assert all(same(x, y) for x, y in zip(found, want, strict=True) if x is not None)
+    a_graph_repeats(vjp, args)
 
 
 def test_what_is_not_finite_reaches_its_own_row_and_later_times(rng):

@@ -6,6 +6,7 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
+from tests.engines.test_cuda_attention import bits_repeat
 from tests.engines.test_cuda_filters import on_gpu, poison, same
 from tests.ops.test_delta_rule import delta_problem, dplr_problem, log_decay
 from tests.tolerances import accumulated, assert_close, eps
@@ -141,17 +142,7 @@ def test_what_is_forgotten_stays_where_it_was(rng, op):
 def test_bits_repeat_and_depend_on_nothing_else(rng, op):
     make, run, vjp = PROBLEMS[op]
     args = on_gpu(*make(rng, 200, 64, 128, "float32", "scalar", lead=(150,)))
-    (o, S), pullback = vjp(*args)
-    grads = pullback(o, S)
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        (again, _), back = vjp(*args)
-        repeated = back(again, S)
-    stream.synchronize()
-    assert same(o, again)
-    assert all(same(x, y) for x, y in zip(grads, repeated, strict=True) if x is not None)
-    one, last = run(*(x if x is None else x[1] for x in args))
-    assert same(one, o[1])
-    assert same(last, S[1])
+    bits_repeat(run, vjp, args)
 
 
 def test_many_heads(rng):

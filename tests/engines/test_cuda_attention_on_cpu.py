@@ -1,73 +1,23 @@
-"""The device code of `linear_attention`, compiled for the host and held to the plain loop (see test_cuda_on_cpu.py)."""
-
-import importlib.util
-import shutil
-import sys
-from pathlib import Path
+"""The device code of `linear_attention`, compiled for the host and held to the plain loop (see on_host.py)."""
 
 import numpy as np
 import pytest
 
 import linscan
 from linscan._arrays import grad_like
-from linscan.engines.cuda import _load
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.tolerances import assert_close, eps
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+pytestmark = [pytest.mark.slow, needs_compiler]
 DTYPE, BFLOAT16 = dtype_of("bfloat16"), eps("bfloat16")  # float16 is converted by instructions that only a card has
-
-KERNELS = {
-    "linear_attention.cu": ("run", "reduce", "carry"),
-    "gated_states.cu": ("states", "carry"),
-    "gated_attention.cu": ("outputs",),
-    "gated_attention_back.cu": ("slopes", "gates"),
-    "attention_gates.cu": ("gates",),
-    "head_sums.cu": ("sums",),
-}
-
-
-class Kernel:
-    """One variant, compiled when it first runs."""
-
-    max_dynamic_shared_size_bytes = 1 << 20
-
-    def __init__(self, folder, loaded, name, *key):
-        self.folder, self.loaded, self.name, self.key = folder, loaded, name, key
-
-    def __call__(self, grid, threads, arguments, shared_mem=0):
-        if self.key not in self.loaded:
-            self.loaded[self.key] = self.compiled(*self.key)
-        launch(getattr(self.loaded[self.key], f"on_cpu_{self.name}"), grid, threads, arguments)
-
-    def compiled(self, source, dtype, macros):
-        primitives = (Path(_load.__file__).parent / "mma.cuh").read_text(encoding="utf-8")
-        primitives = primitives.replace("#pragma once\n", "").replace('#include "numbers.cuh"\n', "")
-        code = _load.text(source, dtype, *macros)
-        code = code.replace(primitives.strip(), '#include "mma_on_cpu.h"\n')
-        code = code.replace("extern __shared__ __align__(16) u8 memory[]", "alignas(16) static u8 memory[1 << 18]")
-        return library(self.folder / f"{len(self.loaded)}.cpp", code, KERNELS[source])
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """The launchers, as they are, with NumPy in the place of CuPy."""
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-    folders = "linscan.engines.cuda."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", stand_in())
-        for name in ("head_layout", "gated_attention", "linear_attention"):
-            spec = importlib.util.spec_from_file_location(
-                f"{name}_on_cpu", Path(_load.__file__).with_name(f"{name}.py")
-            )
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            module.has_tensor_cores, module.shared_limit = lambda x: True, lambda x: 1 << 18
-            module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
-            patch.setitem(sys.modules, folders + name, module)
-            patch.setattr(linscan.engines.cuda, name, module, raising=False)
+    (module,) = load(tmp_path_factory.mktemp("device_code"), "linear_attention")
+    module.has_tensor_cores = lambda x: True
     return module
 
 

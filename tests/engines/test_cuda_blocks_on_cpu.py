@@ -1,56 +1,21 @@
-"""The device code of `block_scan`, compiled for the host and held to the plain loop (see test_cuda_on_cpu.py)."""
-
-import importlib.util
-import shutil
-import sys
-from pathlib import Path
+"""The device code of `block_scan`, compiled for the host and held to the plain loop (see on_host.py)."""
 
 import numpy as np
 import pytest
 
-from linscan.engines.cuda import _load
 from linscan.engines.reference import block_scan as reference
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.ops.test_block_scan import blocks, matrices
 from tests.tolerances import assert_close
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
-
-
-def launcher(folder, file, **beside):
-    """The launchers of one file, as they are, their kernels compiled into `folder` as they first run.
-
-    `beside` are the modules of launchers that it imports.
-    """
-    loaded = {}
-
-    def kernel(source, name, dtype, *macros):
-        def run(grid, threads, arguments):
-            key = source, dtype, macros
-            if key not in loaded:
-                loaded[key] = library(folder / f"{file}{len(loaded)}.cpp", _load.text(source, dtype, *macros), (name,))
-            launch(getattr(loaded[key], f"on_cpu_{name}"), grid, threads, arguments)
-
-        return run
-
-    path = Path(_load.__file__).with_name(f"{file}.py")
-    spec = importlib.util.spec_from_file_location(f"{file}_on_cpu", path)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", stand_in())
-        for name, other in beside.items():
-            patch.setitem(sys.modules, f"linscan.engines.cuda.{name}", other)
-        spec.loader.exec_module(module)
-    module.kernel = kernel
-    return module
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    module = launcher(tmp_path_factory.mktemp("device_code"), "block_scan")
-
+    (module,) = load(tmp_path_factory.mktemp("device_code"), "block_scan")
     module._GROUP = 2
     module.tile = lambda n, itemsize, pullback: module.Tile(2, 2, 1)
     return module

@@ -1,48 +1,23 @@
-"""The delta rule's device code for tensor cores on the host, held to the plain loop (see test_cuda_on_cpu.py)."""
-
-import importlib.util
-import shutil
-import sys
-from pathlib import Path
+"""The delta rule's device code for tensor cores on the host, held to the plain loop (see on_host.py)."""
 
 import numpy as np
 import pytest
 
 import linscan
-from linscan.engines.cuda import _load
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_attention_on_cpu import KERNELS, Kernel
-from tests.engines.test_cuda_on_cpu import Array, stand_in
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.ops.test_delta_rule import unit
 from tests.tolerances import assert_close, eps
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+pytestmark = [pytest.mark.slow, needs_compiler]
 DTYPE = dtype_of("bfloat16")  # float16 is converted by instructions that only a card has
 NAMES = ("q", "k", "v", "beta", "g", "S0")
-KERNELS |= {
-    "delta_chunk.cu": ("forwards",),
-    "delta_chunk_flow.cu": ("backwards",),
-    "delta_chunk_back.cu": ("gradients",),
-    "delta_segments.cu": ("carry",),
-}
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """The launchers, as they are, with NumPy in the place of CuPy."""
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", stand_in())
-        for name in ("head_layout", "delta_chunk", "delta_segments"):
-            path = Path(_load.__file__).with_name(f"{name}.py")
-            spec = importlib.util.spec_from_file_location(f"{name}_for_delta_on_cpu", path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
-            patch.setitem(sys.modules, f"linscan.engines.cuda.{name}", module)
-            patch.setattr(linscan.engines.cuda, name, module, raising=False)
-    return module
+    return load(tmp_path_factory.mktemp("device_code"), "delta_segments")[0]
 
 
 def problem(rng, length, keys, values, lead=(), gated=True):

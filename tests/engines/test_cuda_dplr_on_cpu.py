@@ -1,42 +1,24 @@
-"""`dplr_attention` on tensor cores: its device code on the host, held to the plain loop (see test_cuda_on_cpu.py)."""
-
-import importlib.util
-import shutil
-import sys
-from pathlib import Path
+"""`dplr_attention` on tensor cores: its device code on the host, held to the plain loop (see on_host.py)."""
 
 import numpy as np
 import pytest
 
 import linscan
 from linscan._arrays import grad_like
-from linscan.engines.cuda import _load
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_attention_on_cpu import KERNELS, Kernel
-from tests.engines.test_cuda_on_cpu import Array, stand_in
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.ops.test_delta_rule import unit
 from tests.tolerances import assert_close, eps
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+pytestmark = [pytest.mark.slow, needs_compiler]
 DTYPE = dtype_of("bfloat16")  # float16 is converted by instructions that only a card has
-KERNELS |= {"dplr_scores.cu": ("prepare",), "dplr_chunk.cu": ("walk",), "dplr_chunk_back.cu": ("gradients",)}
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """The launchers, as they are, with NumPy in the place of CuPy."""
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", stand_in())
-        for name in ("head_layout", "dplr_chunk"):
-            path = Path(_load.__file__).with_name(f"{name}.py")
-            spec = importlib.util.spec_from_file_location(f"{name}_for_dplr_on_cpu", path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
-            module.summed = lambda x, like: x
-            patch.setitem(sys.modules, f"linscan.engines.cuda.{name}", module)
+    (module,) = load(tmp_path_factory.mktemp("device_code"), "dplr_chunk")
+    module.summed = lambda x, like: x  # gradients of shared heads are summed here
     return module
 
 

@@ -1,36 +1,21 @@
 """The device code of `grid_scan`, compiled for the host and held to the antidiagonals of the reference."""
 
-import shutil
-
 import numpy as np
 import pytest
 
-from linscan.engines.cuda import _load
 from linscan.engines.reference import grid_scan as reference
 from tests import oracles
-from tests.engines.test_cuda_blocks_on_cpu import launcher
-from tests.engines.test_cuda_on_cpu import Array, launch, library
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.ops.test_grid_scan import draw
 from tests.tolerances import assert_close, stable
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    folder, loaded = tmp_path_factory.mktemp("device_code"), []
-    module = launcher(folder, "grid_scan")
-    module.cupy.array = lambda x, dtype, order: np.array(x, dtype, order=order).view(Array)
-
-    def kernel(source, name, dtype, *macros):
-        def run(grid, threads, arguments):
-            if not loaded:  # one dtype, and both kernels with the same macros
-                loaded.append(library(folder / "grid.cpp", _load.text(source, dtype, *macros), ("forward", "backward")))
-            launch(getattr(loaded[0], f"on_cpu_{name}"), grid, threads, arguments)
-
-        return run
-
-    module.kernel, module._FORWARD, module._BACKWARD, module._BLOCKS = kernel, (2, 1), (2, 1), 2
+    (module,) = load(tmp_path_factory.mktemp("device_code"), "grid_scan")
+    module._FORWARD, module._BACKWARD, module._BLOCKS = (2, 1), (2, 1), 2
     return module
 
 

@@ -1,67 +1,22 @@
-"""The device code of `local_attention`, compiled for the host and held to the plain loop (see test_cuda_on_cpu.py)."""
-
-import importlib.util
-import shutil
-import sys
-from pathlib import Path
+"""The device code of `local_attention`, compiled for the host and held to the plain loop (see on_host.py)."""
 
 import numpy as np
 import pytest
 
 from linscan._arrays import accum_dtype
-from linscan.engines.cuda import _load
 from linscan.engines.reference import local_attention as reference
 from linscan.ops.local_attention_state import prepare
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.tolerances import assert_close, averaged, eps
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
-
-
-def compiled(place, source, dtype, macros):
-    """A library, tensor cores and shared memory of any size being the host's."""
-    primitives = (Path(_load.__file__).parent / "mma.cuh").read_text(encoding="utf-8")
-    primitives = primitives.replace("#pragma once\n", "").replace('#include "numbers.cuh"\n', "").strip()
-    code = _load.text(source, dtype, *macros)
-    assert (primitives in code) == ("mma" in source)
-    code = code.replace(primitives, '#include "mma_on_cpu.h"\n')
-    code = code.replace("extern __shared__ __align__(16) u8 memory[]", "alignas(16) static u8 memory[1 << 18]")
-    return library(place, code, KERNELS[source])
-
-
-KERNELS = {
-    "local_attention.cu": ("forward",),
-    "local_attention_mma.cu": ("forward",),
-    "local_attention_back.cu": ("means", "queries", "keys"),
-    "local_attention_mma_back.cu": ("queries", "keys"),
-}
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """The launcher, its kernels compiled into a folder of this run."""
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-
-    class Kernel:
-        max_dynamic_shared_size_bytes = 1 << 20
-
-        def __init__(self, source, name, dtype, *macros):
-            self.key, self.name = (source, dtype, macros), name
-
-        def __call__(self, grid, threads, arguments, shared_mem=0):
-            if self.key not in loaded:
-                loaded[self.key] = compiled(folder / f"{len(loaded)}.cpp", *self.key)
-            launch(getattr(loaded[self.key], f"on_cpu_{self.name}"), grid, threads, arguments)
-
-    path = Path(_load.__file__).with_name("local_attention.py")
-    spec = importlib.util.spec_from_file_location("local_attention_on_cpu", path)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", stand_in())
-        spec.loader.exec_module(module)
-    module.kernel = Kernel
+    (module,) = load(tmp_path_factory.mktemp("device_code"), "local_attention")
     module._capability, module._most_shared = lambda _: 90, lambda _: 1 << 20
     return module
 

@@ -1,71 +1,28 @@
 """The device code around a model's scans (norms, gates, AdamW, …), compiled for the host and held to the array code."""
 
-import importlib
-import shutil
-import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from linscan._arrays import accum_dtype
-from linscan.engines.cuda import _load
 from linscan.engines.reference import activation, adamw, discretize_diag, feedthrough, norm
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library, stand_in
+from tests.engines.on_host import Array, empty, load, needs_compiler
 from tests.tolerances import assert_close, eps, summed
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+pytestmark = [pytest.mark.slow, needs_compiler]
 
-KERNELS = {
-    "norm.cu": ("moments", "gather", "normal", "slopes", "slopes_of_rows", "flow"),
-    "norm_rows.cu": ("normal_rows", "flow_rows"),
-    "activation.cu": ("activation", "activation_pullback"),
-    "gate.cu": ("gate", "gate_pullback"),
-    "feedthrough.cu": ("feedthrough", "feedthrough_pullback"),
-    "discretize_diag.cu": ("hold", "hold_pullback"),
-    "adamw.cu": ("adamw",),
-    "row_sums.cu": ("run",),
-}
 # dtype, rows and columns: several blocks of either; numbers one by one; one thread to a row
 CASES = [("float32", 600, 132), ("bfloat16", 70, 5), ("float64", 300, 2)]
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """The launchers, their kernels compiled into a folder of this run."""
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-
-    def kernel(source, name, dtype, *macros):
-        def run(grid, threads, arguments):
-            key = source, dtype, macros
-            if key not in loaded:
-                code = _load.text(source, dtype, *macros)
-                loaded[key] = library(folder / f"{len(loaded)}.cpp", code, KERNELS[source])
-            launch(getattr(loaded[key], f"on_cpu_{name}"), grid, threads, arguments)
-
-        return run
-
-    capture = types.ModuleType("capture")
-    capture.capturable = lambda run: run
-    prefix = "linscan.engines.cuda."
-    names = ("columns", "row_sums", "norm", "activation", "feedthrough", "adamw", "discretize_diag")
-    modules = types.SimpleNamespace()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", stand_in())
-        patch.setitem(sys.modules, f"{prefix}capture", capture)
-        for name in names:
-            patch.delitem(sys.modules, prefix + name, raising=False)
-        patch.setattr(_load, "kernel", kernel)
-        for name in names:
-            spec = importlib.util.spec_from_file_location(prefix + name, Path(_load.__file__).with_name(f"{name}.py"))
-            module = importlib.util.module_from_spec(spec)
-            patch.setitem(sys.modules, spec.name, module)
-            spec.loader.exec_module(module)
-            setattr(modules, name, module)
-    return modules
+    names = ("norm", "activation", "feedthrough", "adamw", "discretize_diag")
+    modules = load(tmp_path_factory.mktemp("device_code"), *names)
+    return types.SimpleNamespace(**dict(zip(names, modules, strict=True)))
 
 
 def matrices(rng, dtype, n, columns, count):

@@ -1,110 +1,18 @@
-"""The filters' device code itself, compiled for the host (cuda_on_cpu.h) and held to the laws that hold on a GPU.
+"""The filters' device code itself, compiled for the host (cuda_on_cpu.h) and held to the laws that hold on a GPU."""
 
-The engine's launchers run too, with NumPy in the place of CuPy, so that grids, strides and sizes are those of a card.
-"""
-
-import atexit
-import ctypes
-import importlib.util
-import shutil
-import subprocess
-import sys
-import tempfile
-import types
-from contextlib import nullcontext
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pytest
 
-from linscan.engines.cuda import _load, chunks
+from linscan.engines.cuda import chunks
 from tests import oracles
 from tests.conftest import dtype_of, random
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.ops.test_filters import cascade, denominator, sections, sos_tolerance
 from tests.tolerances import assert_close, filtered, stable
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
-
-GLUE = """
-#include <utility>
-template <class... A, size_t... I> void call(void (*kernel)(A...), void** a, std::index_sequence<I...>) {
-  kernel(*static_cast<A*>(a[I])...);
-}
-template <class... A> void call(void (*kernel)(A...), void** a) { call(kernel, a, std::index_sequence_for<A...>()); }
-"""
-
-
-COMPILER = ("g++", "-std=c++20", "-O0", "-w", "-ffp-contract=off", "-fPIC")
-
-
-@cache
-def headers():
-    """A folder with the emulation's headers, the larger of them compiled: it takes longer than most kernels."""
-    folder = Path(tempfile.mkdtemp(prefix="linscan-headers-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name in ("cuda_on_cpu.h", "mma_on_cpu.h"):
-        shutil.copy(Path(__file__).with_name(name), folder)
-    subprocess.run([*COMPILER, "-x", "c++-header", str(folder / "cuda_on_cpu.h")], check=True)
-    return folder
-
-
-def library(place, code, kernels):
-    """The device code compiled for the host at `place`, with a function ``on_cpu_<name>`` for each of its `kernels`."""
-    code = '#include "cuda_on_cpu.h"\n' + code + GLUE
-    for name in kernels:
-        code += f'extern "C" void on_cpu_{name}(long long blocks, long long threads, void** a) {{\n'
-        code += f"  launch(blocks, threads, [=] {{ call({name}, a); }});\n}}\n"
-    place.write_text(code)
-    command = [*COMPILER, "-shared", f"-I{headers()}", "-o", str(place.with_suffix(".so")), str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(place.with_suffix(".so")))
-
-
-def launch(function, grid, threads, arguments):
-    """Run one of a library's functions as a launcher would its kernel."""
-    values = [_value(x) for x in arguments]
-    pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-    function(ctypes.c_longlong(grid[0]), ctypes.c_longlong(threads[0]), pointers)
-
-
-class Array(np.ndarray):
-    """A NumPy array with what the launchers ask of a CuPy one."""
-
-    @property
-    def device(self):
-        return nullcontext()
-
-    @property
-    def data(self):
-        def fill(value, size):
-            self.view(np.ndarray).view(np.uint8)[:size] = value
-
-        return types.SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=0, memset_async=fill)
-
-
-def empty(shape, dtype):
-    """Poisoned: an output that is not written shows."""
-    x = np.empty(shape, dtype).view(Array)
-    x.view(np.uint8).fill(0xFF)
-    return x
-
-
-def stand_in():
-    """NumPy in the place of CuPy, as far as launchers ask for it: what they make is an `Array`."""
-    cupy = types.ModuleType("cupy")
-    cupy.ndarray, cupy.empty, cupy.nan = Array, empty, np.nan
-    cupy.empty_like = lambda x: empty(x.shape, x.dtype)
-    for make in (np.array, np.ascontiguousarray, np.eye, np.ones, np.zeros):
-        setattr(cupy, make.__name__, partial(lambda make, *args, **options: make(*args, **options).view(Array), make))
-    for function in (np.concatenate, np.cumsum, np.exp, np.isfinite, np.moveaxis, np.where):
-        setattr(cupy, function.__name__, function)
-    cupy.broadcast_to = partial(np.broadcast_to, subok=True)
-    device = nullcontext()
-    device.attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
-    cupy.cuda = types.SimpleNamespace(Device=lambda *_: device, runtime=types.SimpleNamespace(getDevice=lambda: 0))
-    return cupy
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 
 def by_row(v, axes):
@@ -115,43 +23,14 @@ def by_row(v, axes):
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     """The launchers of one file, their kernels compiled into a folder of this run."""
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
 
-    def compiled(source, names, dtype, macros):
-        key = source, names, dtype, macros
-        if key not in loaded:
-            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), names)
-        return loaded[key]
-
-    def kernel(source, name, dtype, *macros):
-        def run(grid, threads, arguments):
-            names = ("run",) if name == "run" else ("reduce", "carry")
-            launch(getattr(compiled(source, names, dtype, macros), f"on_cpu_{name}"), grid, threads, arguments)
-
-        return run
-
-    def load(file):
-        path = Path(_load.__file__).with_name(f"{file}.py")
-        spec = importlib.util.spec_from_file_location(f"{file}_on_cpu", path)
-        module = importlib.util.module_from_spec(spec)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "cupy", stand_in())
-            spec.loader.exec_module(module)
-        module.kernel, module.by_row = kernel, by_row
+    @cache
+    def launchers(file):
+        (module,) = load(tmp_path_factory.mktemp(file), file)
+        module.by_row = by_row
         return module
 
-    return load
-
-
-def _value(x):
-    """The memory a kernel's argument is passed in: an address, a number, or a struct."""
-    if x is None:
-        return np.zeros(1, np.uint64)
-    if isinstance(x, np.ndarray) and x.dtype.type is np.void:
-        return x
-    if isinstance(x, float | np.floating):
-        return np.array([x])
-    return np.array([x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x], np.int64)
+    return launchers
 
 
 def system(rng, n, m, p, dtype, lead=()):

@@ -1,8 +1,5 @@
 """The device code of matrix states step by step, compiled for the host and held to plain loops."""
 
-import importlib
-import shutil
-import sys
 import types
 
 import numpy as np
@@ -10,51 +7,21 @@ import pytest
 
 import linscan
 from linscan.engines import delta_terms
-from linscan.engines.cuda import _load
 from linscan.engines.reference import dplr_steps as reference
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.tolerances import accumulated, assert_close, eps
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
-MODULES = ("heads", "recurrent_pass", "recurrent", "recurrent_step")
+pytestmark = [pytest.mark.slow, needs_compiler]
 GRADIENTS = {"linear_attention": "q k v g S0", "dplr_attention": "q k v a b g S0", "delta_rule": "q k v a b g S0"}
-
-
-class Kernel:
-    """One variant, compiled when it first runs."""
-
-    max_dynamic_shared_size_bytes = 1 << 20
-
-    def __init__(self, folder, loaded, name, *key):
-        self.folder, self.loaded, self.name, self.key = folder, loaded, name, key
-
-    def __call__(self, grid, threads, arguments, shared_mem=0):
-        if self.key not in self.loaded:
-            code = _load.text(self.key[0], self.key[1], *self.key[2])
-            code = code.replace("extern __shared__ __align__(16) u8 memory[]", "alignas(16) static u8 memory[1 << 17]")
-            self.loaded[self.key] = library(self.folder / f"{len(self.loaded)}.cpp", code, (self.name,))
-        launch(getattr(self.loaded[self.key], f"on_cpu_{self.name}"), grid, threads, arguments)
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-    package = sys.modules[_load.__package__]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", stand_in())
-        names = [f"{package.__name__}.{name}" for name in MODULES]
-        before = {name: sys.modules.pop(name, None) for name in names}
-        modules = [importlib.import_module(name) for name in names]
-        for name, module in before.items():
-            sys.modules.pop(name) if module is None else sys.modules.update({name: module})
-            delattr(package, name.rpartition(".")[2])
-    for module in modules:
-        if hasattr(module, "kernel"):
-            module.shared_limit = lambda x: 1 << 17
-            module.kernel = lambda source, name, dtype, *macros: Kernel(folder, loaded, name, source, dtype, macros)
-    return types.SimpleNamespace(**dict(zip(MODULES, modules, strict=True)))
+    names = "recurrent", "recurrent_step"
+    modules = load(tmp_path_factory.mktemp("device_code"), *names)
+    return types.SimpleNamespace(**dict(zip(names, modules, strict=True)))
 
 
 def plain(op, lead, args, do, dS, scale):

@@ -1,28 +1,18 @@
-"""The device code of `rnn_scan`, compiled for the host and held to the plain loop (see test_cuda_on_cpu.py)."""
-
-import importlib.util
-import shutil
-import sys
-from pathlib import Path
+"""The device code of `rnn_scan`, compiled for the host and held to the plain loop (see on_host.py)."""
 
 import numpy as np
 import pytest
 
 from linscan._arrays import accum_dtype
-from linscan.engines.cuda import _load
 from linscan.engines.reference import rnn_scan as reference
 from linscan.ops import rnn_shapes
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.ops.test_rnn_scan import arguments, made
 from tests.tolerances import assert_close, contracting, residual
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
-
-
-KERNELS = {"rnn_diagonal.cu": ("forward", "backward"), "rnn_newton.cu": ("guess", "solve")}
-KERNELS["rnn_newton_back.cu"] = ("reduce", "carry", "run")
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 
 def given(x):
@@ -32,29 +22,8 @@ def given(x):
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory):
-    """The launchers, their kernels compiled into a folder of this run."""
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-
-    def kernel(source, name, dtype, *macros):
-        def run(grid, threads, arguments):
-            key = source, dtype, macros
-            if key not in loaded:
-                names = (name,) if source == "rnn_scan.cu" else KERNELS[source]
-                loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), names)
-            launch(getattr(loaded[key], f"on_cpu_{name}"), grid, threads, arguments)
-
-        return run
-
-    modules = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", stand_in())
-        for name in ("rnn_scan", "newton_scan"):
-            path = Path(_load.__file__).with_name(f"{name}.py")
-            spec = importlib.util.spec_from_file_location(f"{name}_on_cpu", path)
-            modules[name] = module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            module.kernel = kernel
-            patch.setitem(sys.modules, f"linscan.engines.cuda.{name}", module)
+    names = "rnn_scan", "newton_scan"
+    modules = dict(zip(names, load(tmp_path_factory.mktemp("device_code"), *names), strict=True))
     modules["rnn_scan"].clusters, modules["rnn_scan"]._multiprocessors = lambda _: False, lambda _: 1
     return modules
 

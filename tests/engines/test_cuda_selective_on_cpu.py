@@ -1,54 +1,26 @@
 """The device code of `selective_scan`, compiled for the host and held to the plain loop.
 
-The launcher runs too, with NumPy in the place of CuPy (see test_cuda_on_cpu.py).
+The launcher runs too, with NumPy in the place of CuPy (see on_host.py).
 """
-
-import importlib.util
-import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from linscan._arrays import accum_dtype, real_dtype
-from linscan.engines.cuda import _load
 from linscan.engines.reference import selective_scan as reference
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_on_cpu import Array, launch, library, stand_in
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.tolerances import assert_close, stable, summed
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 NAMES = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias", "h0")
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """The launcher, its kernels compiled into a folder of this run."""
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-
-    def compiled(source, name, dtype, macros):
-        key = source, dtype, macros
-        if key not in loaded:
-            kernels = ("run", "total") if "back" in source else ("run", "reduce", "carry")
-            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), kernels)
-        return getattr(loaded[key], f"on_cpu_{name}")
-
-    def kernel(source, name, dtype, *macros):
-        def run(grid, threads, arguments):
-            launch(compiled(source, name, dtype, macros), grid, threads, arguments)
-
-        return run
-
-    path = Path(_load.__file__).with_name("selective_scan.py")
-    spec = importlib.util.spec_from_file_location("selective_scan_on_cpu", path)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", stand_in())
-        spec.loader.exec_module(module)
-    module.kernel = kernel
+    (module,) = load(tmp_path_factory.mktemp("device_code"), "selective_scan")
     return module
 
 

@@ -1,8 +1,5 @@
 """The device code of the log-space scans, compiled for the host and held to the plain loop."""
 
-import shutil
-import types
-
 import numpy as np
 import pytest
 
@@ -10,25 +7,25 @@ import linscan
 from linscan.engines.reference import semiring_scan as reference
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_blocks_on_cpu import launcher
-from tests.engines.test_cuda_on_cpu import Array, launch, library
+from tests.engines.on_host import Array, launch, library, load, needs_compiler
 from tests.ops.test_semiring_scan import assert_same, decays
 from tests.tolerances import logarithms
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("device_code")
-    tiles = launcher(folder, "assoc_tiles")
-    module, cut = launcher(folder, "semiring_scan", assoc_tiles=tiles), tiles.cut
+    names = "assoc_tiles", "semiring_scan", "assoc_scan"
+    tiles, module, operators = load(tmp_path_factory.mktemp("device_code"), *names)
+    cut = tiles.cut
 
     def small(in_lanes, *sizes):  # two warps, and groups of two
         macros, run, warps = cut(in_lanes, *sizes)
         return tiles.Cut((*macros[:-2], ("WARPS", 2), ("GROUP", 2)), run, min(warps, 2))
 
-    tiles.cut, module.tiles, tiles._multiprocessors = small, tiles, lambda: 10**9
+    tiles.cut, tiles._multiprocessors = small, lambda: 10**9
+    module.tiles, module.operators = tiles, operators
     return module
 
 
@@ -81,7 +78,7 @@ def test_a_users_operator(rng, engine, tmp_path, shape, axis):
 
     class Compiled:
         def __init__(self, source, name, options):
-            self.run = library(tmp_path / "operator.cpp", source, (name,)).on_cpu_scan
+            self.run = library(tmp_path / "operator.cpp", source).on_cpu_scan
 
         def compile(self):
             pass
@@ -89,9 +86,7 @@ def test_a_users_operator(rng, engine, tmp_path, shape, axis):
         def __call__(self, grid, threads, arguments):
             launch(self.run, grid, threads, arguments)
 
-    module = launcher(
-        tmp_path, "assoc_scan", assoc_tiles=types.SimpleNamespace(Operands=engine.Operands, launch=engine.launch)
-    )
+    module = engine.operators
     module.cupy.RawKernel = Compiled
     elems = [rng.integers(-2, 3, shape).astype(np.int32) for _ in range(4)]
     first = [rng.integers(-2, 3, np.delete(shape, axis)).astype(np.int32) for _ in range(4)]

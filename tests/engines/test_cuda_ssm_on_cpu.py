@@ -1,76 +1,33 @@
 """The device code of `ssm_kernel` and `ssm_kernel_dplr`, compiled for the host and held to the laws of a GPU.
 
-The launchers run too, with NumPy in the place of CuPy (see test_cuda_on_cpu.py).
+The launchers run too, with NumPy in the place of CuPy (see on_host.py).
 """
 
-import importlib.util
-import shutil
-import sys
-import types
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pytest
 
-from linscan.engines.cuda import _load
 from linscan.engines.reference import ssm_kernel as reference
 from linscan.engines.reference import ssm_kernel_dplr as cauchy
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_on_cpu import Array, empty, launch, library, stand_in
+from tests.engines.on_host import Array, load, needs_compiler
 from tests.ops.test_ssm_kernel import decays
 from tests.tolerances import assert_close, eps, powers, summed
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
-
-
-class Memory(Array):
-    """With the device number the launchers look at."""
-
-    @property
-    def data(self):
-        return types.SimpleNamespace(device_id=0)
-
-
-def poisoned(shape, dtype=np.float64):
-    return empty(shape, dtype).view(Memory)
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     """The launchers of one file, their kernels compiled into a folder of this run."""
-    folder, loaded = tmp_path_factory.mktemp("device_code"), {}
-
-    def compiled(source, name, dtype, macros):
-        key = source, name, dtype, macros
-        if key not in loaded:
-            loaded[key] = library(folder / f"{len(loaded)}.cpp", _load.text(source, dtype, *macros), (name,))
-        return getattr(loaded[key], f"on_cpu_{name}")
-
-    def kernel(source, name, dtype, *macros):
-        def run(grid, threads, arguments):
-            launch(compiled(source, name, dtype, macros), grid, threads, arguments)
-
-        return run
-
-    def load(file):
-        path = Path(_load.__file__).with_name(f"{file}.py")
-        spec = importlib.util.spec_from_file_location(f"{file}_on_cpu", path)
-        module = importlib.util.module_from_spec(spec)
-        cupy = stand_in()
-        cupy.empty = poisoned
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "cupy", cupy)
-            spec.loader.exec_module(module)
-        module.kernel = kernel
-        return module
-
-    return load
+    return cache(lambda name: load(tmp_path_factory.mktemp(name), name)[0])
 
 
 def check(engine, a, c, length, real=True):
     k = engine("ssm_kernel").ssm_kernel(a, c, length, real=real, workers=None)
-    dk = random(np.random.default_rng(1), k.shape, k.dtype).view(Memory)
+    dk = random(np.random.default_rng(1), k.shape, k.dtype).view(Array)
     got = k, *engine("ssm_kernel").ssm_kernel_pullback(a, c, dk, workers=None)
     wide = [oracles.wide(x) for x in (a, c)]
     want = reference.ssm_kernel(*wide, length, real=real, workers=None)
@@ -105,7 +62,7 @@ def test_growing_kernels(rng, engine, dtype, a, c):
     size = oracles.ssm_kernel(np.abs(a), np.abs(c), end).real[0]
     assert np.max(np.abs(k[:end] - want[:end]) / size) <= 4 * eps(dtype) + end * eps("float64")
     assert not np.isfinite(k[end + 50 :]).any()
-    dk = np.zeros((1, length), k.dtype).view(Memory)
+    dk = np.zeros((1, length), k.dtype).view(Array)
     dk[:, :3] = 1
     da, dc = engine("ssm_kernel").ssm_kernel_pullback(a, c, dk, workers=None)
     z, lag = a[0].conj(), np.arange(1, 3)[:, None]
@@ -120,7 +77,7 @@ def test_cauchy_sums(rng, engine, channels, count, states, nodes):
     phi = np.linspace(0, 1.5, nodes)
     nodes_ = 1j * np.sin(phi) + 0.3, np.cos(phi) + 0j, 1j * np.cos(phi)
     dsums = random(rng, (channels, count, nodes), "complex128")
-    arrays = [x.view(Memory) for x in (alpha, beta, w)]
+    arrays = [x.view(Array) for x in (alpha, beta, w)]
     module, tolerance = engine("ssm_kernel_dplr"), summed("float64", 4 * nodes)
     got = module.ssm_kernel_dplr(*arrays, *nodes_, workers=None)
     assert_close(got, cauchy.ssm_kernel_dplr(alpha, beta, w, *nodes_, workers=None), tolerance)

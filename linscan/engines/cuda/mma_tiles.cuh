@@ -37,8 +37,11 @@ template <bool TURNED, class Row> __device__ __forceinline__ void load_b(float2 
 #define PRODUCTS 3
 #endif
 
-// x rounded to 11 binary digits; what is left has 12, of which tensor cores look at 11.
-__device__ __forceinline__ float leading(float x) { return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u); }
+// x rounded to 11 binary digits; what is left has 12, of which tensor cores look at 11. A NaN stays one: a card's own has all
+// bits set, and rounding would carry into its sign.
+__device__ __forceinline__ float leading(float x) {
+  return x == x ? __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u) : x;
+}
 
 // d += a b. Tensor cores cut sums off instead of rounding them, so each is begun at zero and added to d by a plain addition:
 // else the errors of long sums would all point the same way. With three products, only that of what is left of both is

@@ -1,6 +1,7 @@
 """Fixtures and marks shared by all tests."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,12 @@ def rng() -> np.random.Generator:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave out scripts, and, where CuPy is missing, the files whose every test needs it."""
-    if collection_path.name.startswith("sanitize_"):
+    if collection_path.name.startswith(("sanitize_", "on_device")):
         return True
     if collection_path.suffix != ".py" or importlib.util.find_spec("cupy") is not None:
         return None
-    return "\npytestmark = pytest.mark.gpu\n" in collection_path.read_text(encoding="utf-8") or None
+    text = collection_path.read_text(encoding="utf-8")
+    return re.search(r"^pytestmark = \[?pytest\.mark\.gpu\b", text, re.MULTILINE) is not None or None
 
 
 def _has_gpu() -> bool:

@@ -52,7 +52,7 @@ def output(command, **options):
     return done.stdout
 
 
-def library(place, code):
+def library(place, code, *options):
     """The device code compiled for the host at `place`, with a function ``on_cpu_<name>`` for each of its kernels."""
     seen = output([*COMPILER, "-E", "-P", "-D__launch_bounds__(...)=", "-x", "c++", "-"], input=code)
     primitives = _load.paste("mma.cuh", {"numbers.cuh"}).strip()
@@ -63,7 +63,7 @@ def library(place, code):
         code += f'extern "C" void on_cpu_{name}(long long blocks, long long threads, void** a) {{\n'
         code += f"  launch(blocks, threads, [=] {{ call({name}, a); }});\n}}\n"
     place.write_text(code)
-    output([*COMPILER, "-shared", f"-I{headers()}", "-o", str(place.with_suffix(".so")), str(place)])
+    output([*COMPILER, *options, "-shared", f"-I{headers()}", "-o", str(place.with_suffix(".so")), str(place)])
     return ctypes.CDLL(str(place.with_suffix(".so")))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import linscan
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_filters import on_gpu
+from tests.engines.on_device import on_gpu
 from tests.tolerances import assert_close, stable
 
 pytestmark = pytest.mark.gpu

@@ -6,7 +6,7 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_filters import on_gpu, poison, same
+from tests.engines.on_device import bits_repeat, on_gpu, poison, same
 from tests.tolerances import assert_close, eps
 
 pytestmark = pytest.mark.gpu
@@ -50,40 +50,6 @@ def check(args, dtype, unit=None, *, vjp=linscan.linear_attention_vjp, names=NAM
         assert (got is None) == (exact is None), name
         if got is not None:
             assert_close(cupy.asnumpy(got), exact, (16 if name == "g" else 4) * unit, f"gradient of {name}")
-
-
-def bits_repeat(run, vjp, args):
-    """On another stream, and for one row alone."""
-    (o, S), pullback = vjp(*args)
-    grads = pullback(o, S)
-    assert sum(x is not None for x in grads) == sum(x is not None for x in args)
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        (again, _), back = vjp(*args)
-        repeated = back(again, S)
-    stream.synchronize()
-    assert same(o, again)
-    assert all(same(x, y) for x, y in zip(grads, repeated, strict=True) if x is not None)
-    one, last = run(*(x if x is None else x[1] for x in args))
-    assert same(one, o[1])
-    assert same(last, S[1])
-
-
-def a_graph_repeats(vjp, args):
-    """What a call gives, whenever a graph of it is launched."""
-
-    def run():
-        (o, S), pullback = vjp(*args)
-        return o, S, *pullback(o, S)
-
-    want = run()
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        stream.begin_capture()
-        found = run()
-        graph = stream.end_capture()
-        for _ in range(2):
-            graph.launch(stream)
-    stream.synchronize()
-    assert all(same(x, y) for x, y in zip(found, want, strict=True) if x is not None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
-from tests.engines.test_cuda_filters import on_a_busy_stream, on_gpu, same
+from tests.engines.on_device import on_a_busy_stream, on_gpu, same
 from tests.ops.test_block_scan import blocks, matrices
 from tests.tolerances import assert_close, error
 

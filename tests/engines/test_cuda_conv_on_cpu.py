@@ -1,18 +1,12 @@
-"""The convolutions' device code itself, compiled for the host (cuda_on_cpu.h), against the reference engine.
+"""The convolutions' device code itself, compiled for the host (see on_host.py), against the reference engine.
 
-The engine's launchers run too, with NumPy in the place of CuPy and of cuFFT, so that grids, strides and sizes are those
-of a card.
+NumPy is in the place of cuFFT as well.
 """
 
-import ctypes
 import itertools
 import re
-import shutil
-import subprocess
 import sys
 import types
-from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,20 +18,11 @@ from linscan.engines.reference import fft_conv_nd as reference_boxes
 from linscan.engines.reference import short_conv as reference_short
 from tests import oracles
 from tests.conftest import random
+from tests.engines.on_host import Array, empty, launch, library, needs_compiler, stand_in
 from tests.tolerances import assert_close, eps, summed, transformed
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+pytestmark = [pytest.mark.slow, needs_compiler]
 
-GLUE = """
-#include <utility>
-template <class... A, size_t... I> void call(void (*kernel)(A...), void** a, std::index_sequence<I...>) {
-  kernel(*static_cast<A*>(a[I])...);
-}
-template <class... A> void call(void (*kernel)(A...), void** a) { call(kernel, a, std::index_sequence_for<A...>()); }
-extern "C" void on_cpu(long long blocks, long long threads, void** a) {
-  launch(blocks, threads, [=] { call(NAME, a); });
-}
-"""
 # Kernels with a block to each piece of work.
 WHOLE = {"fir", "fir_taps", "conv_fft", "columns_in", "rows", "columns_out", "correlate", "gather_up"}
 MODULES = [
@@ -55,28 +40,8 @@ MODULES = [
 ]
 
 
-class Array(np.ndarray):
-    """A NumPy array with what the launchers ask of a CuPy one."""
-
-    @property
-    def data(self):
-        return types.SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=0)
-
-    @property
-    def device(self):
-        return nullcontext()
-
-
 def on_cpu(x):
     return None if x is None else np.array(x).view(Array)
-
-
-def empty(shape, dtype):
-    """Poisoned: an output that is not written shows."""
-    x = np.empty(shape, dtype).view(Array)
-    if x.size:
-        x.view(np.uint8).fill(0xFF)
-    return x
 
 
 class Plan:
@@ -115,44 +80,32 @@ def engine(tmp_path_factory):
             self.code, self.name, self.function = code, name, None
 
         def compiled(self):
-            place = folder / str(next(number))
             code = re.sub(r"extern __shared__ Z (\w+)\[\]", r"static Z \1[1 << 15]", self.code)
             code = re.sub(r"asm volatile\(.*?\);", ";", code)
-            text = '#include "cuda_on_cpu.h"\n' + code + f"\n#define NAME {self.name}\n" + GLUE
-            place.with_suffix(".cpp").write_text(text)
-            command = ["g++", "-std=c++20", "-O1", "-mfma", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-            command += [f"-I{Path(__file__).parent}", "-o", f"{place}.so", f"{place}.cpp"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            return ctypes.CDLL(f"{place}.so").on_cpu
+            return getattr(library(folder / f"{next(number)}.cpp", code, "-O1", "-mfma"), f"on_cpu_{self.name}")
 
         def __call__(self, grid, threads, arguments, shared_mem=0):
             self.function = self.function or self.compiled()
-            values = [_value(x) for x in arguments]
-            pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
             few = grid[0] if self.name in WHOLE else min(grid[0], 8)
-            self.function(ctypes.c_longlong(few), ctypes.c_longlong(threads[0]), pointers)
+            launch(self.function, (few,), threads, arguments)
 
     kinds = {"R2C": "forward", "D2Z": "forward", "C2R": "back", "Z2D": "back", "C2C": "complex", "Z2Z": "complex"}
     cufft = types.SimpleNamespace(PlanNd=Plan, CUFFT_FORWARD=-1, CUFFT_INVERSE=1)
     for name, kind in kinds.items():
         setattr(cufft, f"CUFFT_{name}", kind)
-    device = types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 1 << 18})
-    cupy, cuda, cupyx = (types.ModuleType(name) for name in ("cupy", "cupy.cuda", "cupyx.scipy.fft"))
-    cuda.runtime = types.SimpleNamespace(getDevice=lambda: 0, streamIsCapturing=lambda stream: False)
-    cuda.get_current_stream, cuda.Device, cuda.cufft = lambda: types.SimpleNamespace(ptr=0), lambda i: device, cufft
-    cuda.function = types.SimpleNamespace(CNumpyArray=lambda struct: struct)
-    cupy.empty, cupy.ndarray, cupy.cuda, cupy.RawKernel = empty, Array, cuda, Kernel
-    cupy.zeros, cupy.asarray = lambda *a: np.zeros(*a).view(Array), on_cpu
-    cupy.broadcast_to = lambda x, shape: np.broadcast_to(x, shape, subok=True)
+    cupy, cupyx = stand_in(), types.ModuleType("cupyx.scipy.fft")
+    cupy.cuda.cufft, cupy.cuda.function = cufft, types.SimpleNamespace(CNumpyArray=lambda struct: struct)
+    cupy.RawKernel = Kernel
     cupyx.next_fast_len = scipy.fft.next_fast_len
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_arrays, "sum_rows", lambda x, keep=1: x.sum(axis=tuple(range(x.ndim - keep))))
-        for module in (cupy, cuda, cupyx):
-            patch.setitem(sys.modules, module.__name__, module)
-        patch.setitem(sys.modules, "cupyx", types.ModuleType("cupyx"))
-        patch.setitem(sys.modules, "cupyx.scipy", types.ModuleType("cupyx.scipy"))
-        patch.setitem(sys.modules, "cupy.cuda.cufft", cufft)
+        beside = {
+            "cupyx": types.ModuleType("cupyx"),
+            "cupyx.scipy": types.ModuleType("cupyx.scipy"),
+            "cupyx.scipy.fft": cupyx,
+        }
+        for name, module in {"cupy": cupy, "cupy.cuda": cupy.cuda, "cupy.cuda.cufft": cufft, **beside}.items():
+            patch.setitem(sys.modules, name, module)
         for name in MODULES:
             patch.delitem(sys.modules, f"linscan.engines.cuda.{name}", raising=False)
         from linscan.engines.cuda import fft_conv, fft_conv_nd, short_conv
@@ -160,15 +113,6 @@ def engine(tmp_path_factory):
         yield types.SimpleNamespace(long=fft_conv, short=short_conv, boxes=fft_conv_nd)
         for name in MODULES:
             sys.modules.pop(f"linscan.engines.cuda.{name}", None)
-
-
-def _value(x):
-    """The memory a kernel's argument is passed in: an address, a whole number, or a struct."""
-    if x is None:
-        return np.zeros(1, np.uint64)
-    if isinstance(x, np.ndarray) and x.dtype.kind == "V":
-        return x
-    return np.array([x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x], np.int64)
 
 
 @pytest.mark.parametrize("axis", [1, 2])

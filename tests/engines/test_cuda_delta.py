@@ -8,8 +8,8 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_attention import a_graph_repeats, bits_repeat, check
-from tests.engines.test_cuda_filters import on_gpu
+from tests.engines.on_device import a_graph_repeats, bits_repeat, on_gpu
+from tests.engines.test_cuda_attention import check
 from tests.ops.test_delta_rule import unit
 from tests.tolerances import assert_close, eps
 

@@ -6,8 +6,8 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_attention import a_graph_repeats, bits_repeat
-from tests.engines.test_cuda_delta import check, on_gpu
+from tests.engines.on_device import a_graph_repeats, bits_repeat, on_gpu
+from tests.engines.test_cuda_delta import check
 from tests.engines.test_cuda_delta import problem as scalar_problem
 from tests.ops.test_delta_rule import unit
 

@@ -7,6 +7,7 @@ import scipy.signal
 import linscan
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
+from tests.engines.on_device import on_gpu, poison, same
 from tests.ops.test_filters import cascade, denominator, sections, sos_tolerance
 from tests.tolerances import assert_close, filtered
 
@@ -15,35 +16,6 @@ cupy = pytest.importorskip("cupy")
 
 FULL = ["float32", "float64", "complex64", "complex128"]
 LENGTHS = [1, 2, 31, 33, 256, 257, 511, 512, 513, 8193]
-
-
-def poison():
-    """Leave NaN in the memory CuPy hands out next: an output that is not written shows."""
-    blocks = [cupy.full(n, cupy.nan) for n in (64, 1024, 1 << 14, 1 << 18)]
-    del blocks
-
-
-def on_gpu(*arrays):
-    return tuple(None if x is None else cupy.asarray(x) for x in arrays)
-
-
-def on_a_busy_stream(run, *arrays):
-    """What `run` makes of `arrays` that come late, on a stream of its own: a kernel on another one would read zeros."""
-    cupy.cuda.Device().synchronize()
-    stream, big = cupy.cuda.Stream(non_blocking=True), cupy.ones((1 << 13, 1 << 13), np.float32)
-    with stream:
-        late = [cupy.zeros_like(x) for x in arrays]
-        for _ in range(4):
-            big @ big
-        for x, y in zip(late, arrays, strict=True):
-            x[...] = y
-        result = run(*late)
-    stream.synchronize()
-    return result
-
-
-def same(x, y):
-    return cupy.asnumpy(x).tobytes() == cupy.asnumpy(y).tobytes()
 
 
 def both(y, zf):

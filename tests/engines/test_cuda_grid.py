@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
-from tests.engines.test_cuda_filters import on_a_busy_stream, same
+from tests.engines.on_device import on_a_busy_stream, on_gpu, same
 from tests.ops.test_grid_scan import draw
 from tests.tolerances import assert_close, stable
 
@@ -17,18 +17,14 @@ cupy = pytest.importorskip("cupy")
 engine = pytest.importorskip("linscan.engines.cuda.grid_scan")
 
 
-def on_gpu(arrays):
-    return [None if x is None else cupy.asarray(x) for x in arrays]
-
-
 def check(rng, arrays, dtype, tolerance, reverse=(False, False)):
     """Outputs and gradients are those of the reference in double precision."""
     with linscan.use_engine("reference"):
         want, back = linscan.grid_scan_vjp(*(None if x is None else oracles.wide(x) for x in arrays), reverse=reverse)
         slopes = [random(rng, x.shape, dtype) for x in want]
         exact = back(*(oracles.wide(x) for x in slopes))
-    got, pullback = linscan.grid_scan_vjp(*on_gpu(arrays), reverse=reverse)
-    grads = pullback(*on_gpu(slopes))
+    got, pullback = linscan.grid_scan_vjp(*on_gpu(*arrays), reverse=reverse)
+    grads = pullback(*on_gpu(*slopes))
     for i, (x, y) in enumerate(zip((*got, *grads), (*want, *exact), strict=True)):
         assert (x is None) == (y is None)
         if x is not None:
@@ -55,7 +51,7 @@ def test_any_orientation_view_and_missing_argument(shape, reverse, given_, flipp
     arrays = draw(rng, *shape)
     arrays = [x[::-1] if flipped else np.asfortranarray(x) for x in arrays]
     arrays[6:] = [x if used else None for x, used in zip(arrays[6:], given_, strict=True)]
-    views = on_gpu(arrays)
+    views = on_gpu(*arrays)
     copies = [None if x is None else x.copy() for x in views]
     check(rng, arrays, "float64", 4 * stable("float64") * sum(shape) ** 0.5, reverse)
     linscan.grid_scan(*views, reverse=reverse)
@@ -76,7 +72,7 @@ def test_batches_broadcasting_and_repeated_bits(rng):
     arrays = draw(rng, 12, 11, 9, 33, lead=(3, 2))
     shared = [arrays[0][:1], *arrays[1:3], 0.5 * np.eye(2), np.ones(2), *arrays[5:7], 1.0, arrays[8][0]]
     check(rng, shared, "float64", 4 * stable("float64") * 65**0.5)
-    arrays = on_gpu(arrays)
+    arrays = on_gpu(*arrays)
     runs = []
     for blocks in (1024, 1024, 3):  # of a pullback, which share its memory
         engine._BLOCKS, kept = blocks, engine._BLOCKS
@@ -92,7 +88,7 @@ def test_nan_and_inf_reach_only_the_cells_after_them(rng):
     arrays = draw(rng, 20, 18, 3, 5, "float64", lead=(2,))
     clean = oracles.grid_scan(*(x[1] for x in arrays))[0]
     arrays[2][1, 9, 7] = np.nan
-    o = cupy.asnumpy(linscan.grid_scan(*on_gpu(arrays))[0])
+    o = cupy.asnumpy(linscan.grid_scan(*on_gpu(*arrays))[0])
     touched = np.zeros(o.shape[1:3], bool)
     touched[9:, 7:] = True
     assert np.isfinite(o[0]).all()
@@ -101,11 +97,11 @@ def test_nan_and_inf_reach_only_the_cells_after_them(rng):
 
 
 def test_runs_on_the_callers_stream_and_on_nothing(rng):
-    arrays = on_gpu(draw(rng, 20, 18, 3, 5, "float32", lead=(2,)))
+    arrays = on_gpu(*draw(rng, 20, 18, 3, 5, "float32", lead=(2,)))
     want = linscan.grid_scan(*arrays)
     got = on_a_busy_stream(linscan.grid_scan, *arrays)
     assert all(same(x, y) for x, y in zip(got, want, strict=True))
     for shape in ((0, 3, 2, 2), (3, 3, 0, 2), (3, 3, 2, 0)):
-        empty = on_gpu(draw(rng, *shape, lead=(2,)))
+        empty = on_gpu(*draw(rng, *shape, lead=(2,)))
         outputs, pullback = linscan.grid_scan_vjp(*empty)
         assert [x.shape for x in pullback(*outputs)] == [x.shape for x in empty]

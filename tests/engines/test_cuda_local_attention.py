@@ -6,7 +6,7 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_filters import on_gpu, poison, same
+from tests.engines.on_device import on_gpu, poison, same
 from tests.tolerances import assert_close, averaged, eps
 
 pytestmark = pytest.mark.gpu

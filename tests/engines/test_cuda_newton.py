@@ -7,7 +7,7 @@ import linscan
 from linscan.ops.gated_cells import CELLS
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_filters import on_gpu, poison, same
+from tests.engines.on_device import on_gpu, poison, same
 from tests.ops.test_rnn_scan import arguments, made
 from tests.tolerances import assert_close, residual
 

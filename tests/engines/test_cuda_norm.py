@@ -10,7 +10,7 @@ from linscan.models import LRU, S5, Block, Stack, Training
 from linscan.ops import activation, feedthrough, norm
 from tests import oracles
 from tests.conftest import random
-from tests.engines.test_cuda_filters import poison, same
+from tests.engines.on_device import poison, same
 from tests.tolerances import assert_close, eps, stable, summed
 
 pytestmark = pytest.mark.gpu

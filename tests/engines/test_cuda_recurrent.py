@@ -6,8 +6,7 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_attention import bits_repeat
-from tests.engines.test_cuda_filters import on_gpu, poison, same
+from tests.engines.on_device import bits_repeat, on_gpu, poison, same
 from tests.ops.test_delta_rule import delta_problem, dplr_problem, log_decay
 from tests.tolerances import accumulated, assert_close, eps
 

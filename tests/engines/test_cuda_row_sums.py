@@ -5,7 +5,7 @@ import pytest
 
 from linscan._arrays import grad_like, sum_rows
 from tests.conftest import random
-from tests.engines.test_cuda_filters import poison, same
+from tests.engines.on_device import poison, same
 from tests.tolerances import assert_close, summed
 
 pytestmark = pytest.mark.gpu

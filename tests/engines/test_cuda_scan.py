@@ -9,7 +9,7 @@ import linscan
 from linscan.engines.cuda.sizes import sizes_of
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
-from tests.engines.test_cuda_filters import on_a_busy_stream, on_gpu, same
+from tests.engines.on_device import on_a_busy_stream, on_gpu, same
 from tests.ops.test_scan import LENGTHS, decays, laid_out
 from tests.tolerances import accumulated, assert_close, stable
 

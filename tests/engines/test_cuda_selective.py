@@ -6,7 +6,7 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import DTYPES, random
-from tests.engines.test_cuda_filters import poison, same
+from tests.engines.on_device import poison, same
 from tests.ops.test_selective_scan import OPTIONAL, loop, problem, tolerance
 from tests.tolerances import assert_close, summed
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import linscan
 from tests import oracles
 from tests.conftest import dtype_of, random
-from tests.engines.test_cuda_filters import on_a_busy_stream, on_gpu, same
+from tests.engines.on_device import on_a_busy_stream, on_gpu, same
 from tests.ops.test_semiring_scan import INF, REAL, SCANS, assert_same, decays, op
 from tests.tolerances import assert_close, logarithms, stable
 

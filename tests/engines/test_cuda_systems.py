@@ -6,7 +6,8 @@ import pytest
 import linscan
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
-from tests.engines.test_cuda_filters import FULL, on_gpu, poison, same
+from tests.engines.on_device import on_gpu, poison, same
+from tests.engines.test_cuda_filters import FULL
 from tests.engines.test_cuda_on_cpu import slopes, system
 from tests.tolerances import assert_close, eps, stable
 

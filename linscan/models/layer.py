@@ -75,9 +75,9 @@ class Layer:
 def typed(params: Params, dtype: Any) -> Params:
     """The same tree in `dtype`, or for complex arrays its complex counterpart, each array in memory of its own."""
     real = np.dtype(dtype)
-    kinds = {"c": _arrays.complex_dtype(real), "f": real}
     arrays = [np.asarray(x) for x in _trees.leaves(params).values()]
-    return _trees.rebuild(params, [np.array(x, kinds[x.dtype.kind], order="C") for x in arrays])
+    kinds = [_arrays.complex_dtype(real) if x.dtype.kind == "c" else real for x in arrays]
+    return _trees.rebuild(params, [np.array(x, k, order="C") for x, k in zip(arrays, kinds, strict=True)])
 
 
 def start(state: State, shape: tuple[int, ...], like: Array) -> Array | None:

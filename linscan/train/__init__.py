@@ -1,7 +1,8 @@
 """A small trainer: `fit`, optimisers, schedules, checkpoints that resume to the bit, and tasks to try models on."""
 
-from linscan.train.fit import Diverged, Fitted, fit
+from linscan.train.fit import Fitted, fit
 from linscan.train.optimisers import SGD, Adam, AdamW, Group
+from linscan.train.run import Diverged
 from linscan.train.schedules import Constant, Cosine, Plateau
 from linscan.train.settings import Settings
 from linscan.train.storage import BadFile, load, save

@@ -77,7 +77,7 @@ class _Optimiser:
             rate = factor * (self.rate if group.rate is None else group.rate)
             xp = _arrays.namespace(x)
             real = _arrays.real_dtype(x.dtype)
-            arrays = [x, xp.ascontiguousarray(grads[name]), *(moments[slot][name] for slot in self.slots)]
+            arrays = [x, xp.ascontiguousarray(grads[name], x.dtype), *(moments[slot][name] for slot in self.slots)]
             views = [a.view(real) if a.ndim else a[None].view(real) for a in arrays]
             self._move(*views, xp.asarray(share, _arrays.accum_dtype(real)), step, rate, group.decay)
 

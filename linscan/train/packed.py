@@ -24,6 +24,9 @@ class Packed:
         The same, as views.
     rows : dict of str to array, one axis
         What they are views of, under the name of the first of each.
+    wide : dict of str to array
+        The rows as they are trained: themselves, or for 16 bits copies in float32, where small steps add up. What is
+        not trained has no copy.
     """
 
     def __init__(self, arrays: dict[str, Array], kind: Callable[[str], Hashable]) -> None:
@@ -34,27 +37,42 @@ class Packed:
         self._like = {name: (x.shape, x.dtype) for name, x in arrays.items()}
         self.rows = self.gather(arrays)
         self.arrays = self.split(self.rows)
+        trained = {first: x for first, x in self.rows.items() if kind(first) is not None}
+        self.wide = self.rows | {n: x.astype(_arrays.accum_dtype(x.dtype), copy=False) for n, x in trained.items()}
 
-    def gather(self, arrays: dict[str, Array]) -> dict[str, Array]:
+    def load(self, wide: dict[str, Array]) -> None:
+        """Take other numbers into the wide rows, and from them."""
+        for first, x in self.gather(wide, wide=True).items():
+            self.wide[first][...] = x
+        self.narrow()
+
+    def narrow(self) -> None:
+        """Let what is 16 bits wide follow what is trained."""
+        for first, x in self.rows.items():
+            if x is not self.wide[first]:
+                x[...] = self.wide[first]
+
+    def gather(self, arrays: dict[str, Array], *, wide: bool = False) -> dict[str, Array]:
         """Copies of other arrays of the same names and shapes, in rows like these, with zeros between them."""
         # One by one: CuPy's `concatenate` hands their addresses over from the host, which a captured graph cannot.
         xp = _arrays.namespace(*arrays.values())
-        rows = {
-            first: xp.zeros(sum(map(self._space, names)), _arrays.real_dtype(self._like[first][1]))
-            for first, names in self._names.items()
-        }
+        rows = {}
+        for first, names in self._names.items():
+            dtype = self.wide[first].dtype if wide else _arrays.real_dtype(self._like[first][1])
+            rows[first] = xp.zeros(sum(map(self._space, names)), dtype)
         for name, x in self.split(rows).items():
             x[...] = arrays[name]
         return rows
 
     def split(self, rows: dict[str, Array]) -> dict[str, Array]:
-        """Views of rows by name, in the order the arrays had."""
+        """Views of rows, of these or the wide ones, by name and in the order the arrays had."""
         found, at = {}, dict.fromkeys(self._names, 0)
         place = {name: first for first, names in self._names.items() for name in names}
         for name, (shape, dtype) in self._like.items():
             first = place[name]
             size = math.prod(shape) * (2 if dtype.kind == "c" else 1)
-            found[name] = rows[first][at[first] : at[first] + size].view(dtype).reshape(shape)
+            row = rows[first][at[first] : at[first] + size]
+            found[name] = (row.view(dtype) if dtype.kind == "c" else row).reshape(shape)
             at[first] += self._space(name)
         return found
 

@@ -34,7 +34,8 @@ class Settings:
     patience : int, optional
         Stop after as many evaluations without a lower test loss.
     dtype : str, default "float32"
-        Of the parameters.
+        Of the parameters as the model sees them, and of its arithmetic's inputs. Those of 16 bits are kept, moved and
+        stored in float32.
     """
 
     steps: int

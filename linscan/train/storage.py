@@ -6,6 +6,7 @@ stored as real ones with a last axis of 2 and listed in the metadata.
 """
 
 import hashlib
+import importlib
 import json
 import os
 from pathlib import Path
@@ -95,6 +96,13 @@ def write(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def dtype_of(name: str) -> np.dtype:
+    """The dtype of this name; NumPy knows "bfloat16" once ml_dtypes is imported."""
+    if name == "bfloat16":
+        importlib.import_module("ml_dtypes")
+    return np.dtype(name)
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The arrays by their names along the path, joined by dots."""
     flat: dict[str, Any] = {}
@@ -159,13 +167,7 @@ def decode(data: bytes, path: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _array(data: memoryview, entry: dict[str, Any], pair: bool) -> np.ndarray:
     first, last = entry["data_offsets"]
-    name, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
-    if name == "bfloat16":
-        import ml_dtypes
-
-        dtype = np.dtype(ml_dtypes.bfloat16)
-    else:
-        dtype = np.dtype(name)
+    dtype, shape = dtype_of(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
     if last > len(data) or last - first != dtype.itemsize * int(np.prod(shape)):
         raise ValueError(f"it should hold {last} bytes of arrays, and has {len(data)}")
     x = np.frombuffer(data[first:last], dtype).reshape(shape).copy()

@@ -1,13 +1,11 @@
 """Models, a training run and sampling on CuPy arrays give what they give on NumPy arrays."""
 
-import importlib
-
 import numpy as np
 import pytest
 
 from linscan import _trees
 from linscan.models import Training
-from linscan.train import AdamW, Settings, fit
+from linscan.train import AdamW, Settings, fit, run
 from linscan.train.graph import Replay, own_stream
 from linscan.train.presets import LAYERS, stack
 from linscan.train.sample import sample
@@ -18,7 +16,6 @@ from tests.tolerances import assert_close, stable, summed
 from tests.train.test_fit import resumes_to_the_same_bits, stops_and_is_named
 
 pytestmark = pytest.mark.gpu
-fitting = importlib.import_module("linscan.train.fit")  # whose name the function has as well
 
 
 def leaves(tree):
@@ -65,6 +62,16 @@ def test_a_run_on_the_card_learns_as_on_the_host(name):
         assert isinstance(x, np.ndarray)
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [("float16", 256.0), ("bfloat16", None)])
+def test_a_run_of_16_bits_learns_as_on_the_host(dtype, scale):
+    task = Copy(size=4, symbols=3, count=2, delay=2, evaluations=1)
+    settings = Settings(12, optimiser=AdamW(0.01), every=4, dtype=dtype, scale=scale)
+    model = stack(task, "lru", "tiny", 6)
+    card, host = (fit(model, task, settings, device=device, progress=False) for device in ("cuda", "cpu"))
+    for one, two in zip(card.history, host.history, strict=True):
+        np.testing.assert_allclose(one["loss"], two["loss"], rtol=0.03)
+
+
 def test_a_run_that_is_not_finite_stops_at_its_step(tmp_path):
     stops_and_is_named(tmp_path, "cuda")
 
@@ -93,12 +100,12 @@ def test_a_graph_of_a_step_gives_its_bits(monkeypatch, name):
     model = stack(task, name, "tiny", 6)
     runs = []
     for kind in (Replay, Unseen):
-        monkeypatch.setattr(fitting, "Replay", lambda kind=kind: replay(kind))
+        monkeypatch.setattr(run, "Replay", lambda kind=kind: replay(kind))
         runs.append(fit(model, task, Settings(8, optimiser=AdamW(0.01), every=4), device="cuda", progress=False))
     assert [len(x._graphs) for x in made] == [1, 0], made[0].refused
     for x, y in zip(leaves(runs[0].params), leaves(runs[1].params), strict=True):
         np.testing.assert_array_equal(x, y)
-    for one, two in zip(*(run.history for run in runs), strict=True):
+    for one, two in zip(*(fitted.history for fitted in runs), strict=True):
         assert one | {"seconds": 0} == two | {"seconds": 0}
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,11 +170,14 @@ def test_it_stops_early_and_keeps_the_best(tmp_path):
 class Numbers(Layer):
     """A model whose output is its one parameter, for which steps can be done by hand."""
 
+    def __init__(self, first=0.0):
+        self.first = first
+
     def __repr__(self):
-        return "Numbers"
+        return f"Numbers({self.first})"
 
     def init(self, rng, dtype=np.float32):
-        return {"C": np.zeros((1, 1), dtype)}
+        return {"C": np.full((1, 1), self.first, dtype)}
 
     def apply_vjp(self, params, u, state=None, *, reset=None, training=None):
         return (u * params["C"], None), lambda dy, ds=None: ({"C": (dy * u).sum(0)}, None, None)
@@ -208,6 +212,26 @@ def test_clipping_and_scaling():
         found = fit(Numbers(), InMemory(x, x, 4), lost, progress=False)
     assert np.isfinite(found.params["C"]).all()
     assert found.params["C"] > 0.5
+
+
+@signals
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_runs_of_16_bits_learn_and_resume_to_the_same_bits(tmp_path, dtype):
+    settings = Settings(400, optimiser=AdamW(0.01), every=200, scale=256.0, dtype=dtype)
+    assert fit(MODEL, TASK, settings, progress=False).history[-1]["test_accuracy"] > 0.95
+    short = replace(RUN, dtype=dtype, scale=256.0)
+    whole = fit(MODEL, TASK, short, folder=tmp_path / "whole", progress=False)
+    fit(MODEL, Stopping(TASK, 9), short, folder=tmp_path / "parts", progress=False)
+    same(fit(MODEL, TASK, short, folder=tmp_path / "parts", resume=True, progress=False).params, whole.params)
+
+
+def test_steps_too_small_for_16_bits_add_up():
+    from linscan.train import SGD
+
+    x = {"u": np.ones((1, 1)), "target": np.full((1, 1), 2.0)}
+    run = Settings(100, loss="mse", optimiser=SGD(1e-4, momentum=0.0), dtype="bfloat16", scale=16.0)
+    fitted = fit(Numbers(1.0), InMemory(x, x, 1), run, progress=False)
+    np.testing.assert_allclose(fitted.params["C"], 1 + (1 - 0.9998**100), rtol=1e-3)  # half a unit of bfloat16 is 4e-3
 
 
 def test_plateau_lowers_the_rate():
@@ -307,8 +331,6 @@ def test_the_command_line(tmp_path, capsys):
 
 
 def test_every_task_trains_a_step_with_its_preset():
-    from dataclasses import replace
-
     from linscan.train.presets import PRESETS, settings, stack
 
     for name, preset in PRESETS.items():
@@ -329,3 +351,6 @@ def test_every_layer_trains_and_saves(tmp_path):
         fitted = fit(stack(TASK, name, "tiny", 6), TASK, run, folder=tmp_path / name, progress=False)
         same(load(tmp_path / name / "last.safetensors"), fitted.params)
         assert fitted.history[1]["loss"] != fitted.history[0]["loss"], name
+        half = replace(run, dtype="bfloat16", scale=16.0)
+        fitted_half = fit(stack(TASK, name, "tiny", 6), TASK, half, progress=False)
+        np.testing.assert_allclose(fitted_half.history[1]["loss"], fitted.history[1]["loss"], rtol=0.02, err_msg=name)

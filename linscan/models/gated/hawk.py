@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from linscan import scan_step, short_conv_step
-from linscan._arrays import Array, cotangent, namespace, sum_rows
+from linscan._arrays import Array, accum_dtype, cotangent, namespace, sum_rows
 from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import lecun_normal
 from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, filter_vjp, recurrence_vjp, typed
@@ -119,7 +119,7 @@ class Hawk(Layer):
 
         def pullback(da: Array, db: Array) -> tuple[Array, Params]:
             # size = sqrt(1 - e^(2 log a)): d size = -a² / size d log a.
-            dlog = a * (da - db * i * x * a / xp.maximum(size, xp.finfo(x.dtype).tiny))
+            dlog = a * (da - db * i * x * a / xp.maximum(size, xp.finfo(accum_dtype(x.dtype)).tiny))
             dx_i, dw_i, db_i = back_i(db * size * x * i * (1 - i))
             dx_r, dw_r, db_r = back_r(dlog * rate * r * (1 - r))
             drho = -_POWER * sum_rows(dlog * r) * sigmoid(params["rho"])

@@ -38,7 +38,7 @@ def signed_scan_vjp(
         da, db, dh0 = back2(ds[..., None] * C[..., None, :], dh)
         de = 2 * da * e
         dB, dx = (x[..., None, :] @ db)[..., 0, :], (db @ B[..., None])[..., 0]
-        ddt = back1(xp.einsum("...en,en->...e", de, A) + dx * u)
+        ddt = back1((de * A).sum(-1) + dx * u)
         dA, dD = sum_rows(de * step[..., None], 2), sum_rows(ds * u)
         return dx * step + ds * D, ddt, dA, dB, dC, dD, back3(dy * s), sum_rows(ddt), dh0
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from linscan._arrays import Array, check_choice, cotangent
-from linscan.models.initial import uniform_fan
-from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, typed
+from linscan.models.initial import init_dense
+from linscan.models.layer import Layer, Params, Pullback, State, Training, affine
 from linscan.models.norm import init_norm, norm_vjp
 from linscan.ops.activation import activation_vjp, gate_vjp, glu_vjp
 from linscan.ops.dense import dense_vjp
@@ -38,6 +38,9 @@ class Block(Layer):
         Share of entries dropped, in training, after the activation and after the gate.
     tied : bool, default False
         Drop the same channels at all times.
+    buckets : tuple of int, default ()
+        With "batch", lengths up to each of these, ascending, have running statistics of their own; longer ones share
+        the last's. There is then no state and no step.
 
     Examples
     --------
@@ -56,6 +59,7 @@ class Block(Layer):
     gate: str = "glu"
     dropout: float = 0.0
     tied: bool = False
+    buckets: tuple[int, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -65,7 +69,8 @@ class Block(Layer):
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
         """``norm``, ``layer`` and ``mix`` (what the gate multiplies by), as far as there are any."""
         check_choice("Block", "gate", self.gate, _GATES)
-        params = {"norm": init_norm(self.norm, self.channels, dtype), "layer": self.layer.init(rng, dtype)}
+        norm = init_norm(self.norm, self.channels, dtype, self.buckets)
+        params = {"norm": norm, "layer": self.layer.init(rng, dtype)}
         if self.gate != "none":
             params["mix"] = init_dense(rng, self.channels, self.channels * (1 + (self.gate == "glu")), dtype)
         return params
@@ -80,12 +85,14 @@ class Block(Layer):
         training: Training | None = None,
     ) -> tuple[tuple[Array, State], Pullback]:
         """See `Layer`; the state is the layer's."""
+        if self.buckets and state is not None:
+            raise ValueError("Block: with statistics by length there is no state")
         rng = training.rng if training else None
         first, last = (self.norm, "none") if self.prenorm else ("none", self.norm)
-        n, back1 = norm_vjp(first, params.get("norm", {}), u, training)
+        n, back1 = norm_vjp(first, params.get("norm", {}), u, training, self.buckets)
         (x, final), back2 = self.layer.apply_vjp(params["layer"], n, state, reset=reset, training=training)
         s, back3 = self._added(params, x, u, rng)
-        y, back4 = norm_vjp(last, params.get("norm", {}), s, training)
+        y, back4 = norm_vjp(last, params.get("norm", {}), s, training, self.buckets)
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             ds, dlast = back4(cotangent("Block", "dy", dy, y))
@@ -136,11 +143,8 @@ class Block(Layer):
 
     def step(self, params: Params, u: Array, state: State) -> tuple[Array, State]:
         """One time of u, (…, D)."""
+        if self.buckets:
+            raise ValueError("Block: with statistics by length there is no step")
         first, last = (self.norm, "none") if self.prenorm else ("none", self.norm)
         x, state = self.layer.step(params["layer"], norm_vjp(first, params.get("norm", {}), u, None)[0], state)
         return norm_vjp(last, params.get("norm", {}), self._added(params, x, u, None)[0], None)[0], state
-
-
-def init_dense(rng: np.random.Generator, rows: int, columns: int, dtype: Any) -> Params:
-    """Weights and biases, uniform within ``1 / sqrt(rows)`` of 0."""
-    return typed({"w": uniform_fan(rng, (rows, columns), rows), "b": uniform_fan(rng, (columns,), rows)}, dtype)

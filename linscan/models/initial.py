@@ -1,7 +1,11 @@
 """Random numbers that several papers' initialisations share, in double precision."""
 
+from typing import Any
+
 import numpy as np
 from scipy.special import ndtr, ndtri
+
+from linscan.models.layer import Params, typed
 
 
 def log_steps(rng: np.random.Generator, shape: tuple[int, ...], least: float, most: float) -> np.ndarray:
@@ -24,3 +28,8 @@ def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) 
 def uniform_fan(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
     """Uniform numbers within ``1 / sqrt(fan_in)`` of 0: the weights and biases of ordinary layers."""
     return rng.uniform(-1, 1, shape) / np.sqrt(fan_in)
+
+
+def init_dense(rng: np.random.Generator, rows: int, columns: int, dtype: Any) -> Params:
+    """Weights and biases, uniform within ``1 / sqrt(rows)`` of 0."""
+    return typed({"w": uniform_fan(rng, (rows, columns), rows), "b": uniform_fan(rng, (columns,), rows)}, dtype)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from linscan._arrays import Array, check_choice, cotangent, namespace, product
-from linscan.models.block import Block, init_dense
+from linscan.models.block import Block
+from linscan.models.initial import init_dense
 from linscan.models.layer import Layer, Params, Pullback, State, Training
 from linscan.models.norm import init_norm, norm_vjp
 from linscan.ops.dense import dense, dense_vjp, embedding_vjp
@@ -59,7 +60,8 @@ class Stack(Layer):
         if self.tokens:
             encoder = {"table": rng.standard_normal((self.inputs, D)).astype(dtype)}
         params = {"encoder": encoder, **{f"block{i}": b.init(rng, dtype) for i, b in enumerate(self.blocks)}}
-        return params | {"norm": init_norm(self._norm, D, dtype), "head": init_dense(rng, D, self.outputs, dtype)}
+        norm = init_norm(self._norm, D, dtype, self._buckets)
+        return params | {"norm": norm, "head": init_dense(rng, D, self.outputs, dtype)}
 
     def apply(
         self,
@@ -95,7 +97,7 @@ class Stack(Layer):
             name = f"block{i}"
             before = state[name] if isinstance(state, dict) else state
             (x, finals[name]), backs[name] = block.apply_vjp(params[name], x, before, reset=reset, training=training)
-        x, back_norm = norm_vjp(self._norm, params.get("norm", {}), x, training)
+        x, back_norm = norm_vjp(self._norm, params.get("norm", {}), x, training, self._buckets)
         p, back_pool = self._pooled(x, lengths)
         y, back_out = dense_vjp(p, params["head"]["w"], params["head"]["b"])
 
@@ -125,6 +127,10 @@ class Stack(Layer):
     @property
     def _norm(self) -> str:
         return self.blocks[-1].norm if self.blocks[-1].prenorm else "none"
+
+    @property
+    def _buckets(self) -> tuple[int, ...]:
+        return self.blocks[-1].buckets if self._norm != "none" else ()
 
     def _encoded(self, params: Params, u: Array) -> tuple[Array, Callable[[Array], tuple[Array | None, Params]]]:
         if self.tokens:

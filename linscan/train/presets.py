@@ -43,7 +43,11 @@ LAYERS: dict[str, Callable[[int, int], Any]] = {
     "s4d": lambda D, length: S4D(D, 64),
     "s4": lambda D, length: S4(D, 32),
     "s5": lambda D, length: S5(D, 64),
-    "s5-both": lambda D, length: _round(S5(D, 16, blocks=8, bidirectional=True, C_init="lecun_normal"), **_OF_S5),
+    "s5-both": lambda D, length: _round(
+        S5(D, 16, blocks=8, bidirectional=True, C_init="lecun_normal"),
+        buckets=(*range(512, length, 128), length),  # as batches of ListOps are made
+        **_OF_S5,
+    ),
     "lru": lambda D, length: LRU(D, 2 * D, r_min=0.9, r_max=0.999),
     "lru-slow": lambda D, length: _round(
         LRU(D, 2 * D, r_min=0.9999, r_max=0.99999, max_phase=0.05),

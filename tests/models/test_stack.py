@@ -46,6 +46,34 @@ def test_running_statistics_approach_those_of_the_batch(rng):
     assert not training.statistics
 
 
+def test_running_statistics_by_length(rng):
+    block = Block(LRU(3, 4), norm="batch", buckets=(4, 8))
+    params = block.init(rng, np.float64)
+    batches = {n: n + rng.standard_normal((5, n, 3)) for n in (3, 7, 20)}  # 20 is longer than the last of the buckets
+    wanted = {}
+    for _ in range(450):
+        for n, u in batches.items():
+            training = Training()
+            wanted[n] = block.apply_vjp(params, u, training=training)[0][0]
+            if n != 20:
+                training.update()
+    assert_close(params["norm"]["mean"], np.stack([batches[n].mean((0, 1)) for n in (3, 7)]), 1e-7)
+    for n in (3, 7):
+        assert_close(block.apply(params, batches[n])[0], wanted[n], 1e-7)
+    training.update()  # that of 20
+    assert_close(params["norm"]["mean"][0], batches[3].mean((0, 1)), 1e-7)
+    assert np.abs(params["norm"]["mean"][1] - batches[7].mean((0, 1))).min() > 0.1
+    assert np.abs(params["norm"]["var"][1] - batches[7].var((0, 1))).max() > 1e-3
+
+
+@pytest.mark.parametrize("prenorm", [True, False])
+@pytest.mark.parametrize("training", [None, Training()])
+def test_gradients_of_statistics_by_length(rng, prenorm, training):
+    model = Stack((Block(S5(4, 4), norm="batch", prenorm=prenorm, buckets=(2, 6, 9)),) * 2, 3, 2, pool="mean")
+    params, u = model.init(rng, np.float64), rng.standard_normal((4, 6, 3))
+    linscan.check_vjp(flat_vjp(model, params, None, training=training), u, *leaves(params), directions=1)
+
+
 @pytest.mark.parametrize("pool", ["none", "mean", "last"])
 @pytest.mark.parametrize("tokens", [False, True])
 def test_heads_and_their_gradients(rng, pool, tokens):
@@ -101,3 +129,11 @@ def test_errors_say_who_what_and_what_came(rng):
         model.step(params, np.ones(3), 0)
     with pytest.raises(ValueError, match="S5: states must be an even number for each of 3 blocks; got 8"):
         S5(4, 8, blocks=3).init(rng)
+    with pytest.raises(ValueError, match="Block: buckets are of a batch norm; got norm='rms'"):
+        Block(LRU(4, 3), norm="rms", buckets=(9,)).init(rng)
+    block = Block(LRU(4, 3), norm="batch", buckets=(9,))
+    params = block.init(rng)
+    with pytest.raises(ValueError, match="Block: with statistics by length there is no state"):
+        block.apply(params, np.ones((5, 4)), 0)
+    with pytest.raises(ValueError, match="Block: with statistics by length there is no step"):
+        block.step(params, np.ones(4), 0)

@@ -381,6 +381,24 @@ def test_nan_and_inf_reach_only_their_row_and_later_times(rng, op, engine, bad):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("op", ["linear_attention", "delta_rule", "dplr_attention"])
+def test_a_complex_state_of_a_real_problem(rng, op, engine):
+    """By linearity the state's imaginary part runs beside the rest; S0 decides the result's kind as any argument."""
+    if op == "linear_attention":
+        q, k, v, _, g, S0 = delta_problem(rng, 70, 5, 4, "float64", "scalar")
+        args = q, k, v
+    else:
+        *args, g, S0 = PROBLEMS[op][0](rng, 70, 5, 4, "float64", "scalar")
+    run = getattr(linscan, op)
+    with engine_for(op, engine, "complex128"):
+        o, S = run(*args, g, S0 + 1j * S0[::-1])
+    real, imaginary = run(*args, g, S0), run(*args[:2], 0 * args[2], *args[3:], g, S0[::-1])
+    for got, x, y in zip((o, S), real, imaginary, strict=True):
+        assert got.dtype == np.complex128
+        assert_close(got, x + 1j * y, 1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_positive_decays_give_what_the_loop_gives_until_they_overflow(rng, engine):
     q, k, v, beta, _, S0 = delta_problem(rng, 40, 4, 3, "float32", None)
     with linscan.use_engine(engine):

@@ -346,6 +346,8 @@ def test_errors_say_who_what_and_what_came():
         linscan.linear_attention(q, q, v, np.ones((2, 7)))
     with pytest.raises(ValueError, match=r"S0 must be \(…, K = 4, V = 3\); got \(3, 4\)"):
         linscan.linear_attention(q, q, v, None, np.ones((3, 4)))
+    with pytest.raises(TypeError, match=r"linear_attention: S0 must be an array; got dict"):
+        linscan.linear_attention(q, q, v, None, {})
     with pytest.raises(ValueError, match=r"leading axes: q and k and v must broadcast; got \(2,\) and \(3,\)"):
         linscan.linear_attention(q, np.ones((3, 8, 4)), v)
     with pytest.raises(ValueError, match=r"linear_attention: sign must be 1 or -1 everywhere"):

@@ -84,6 +84,7 @@ def resumes_to_the_same_bits(tmp_path, at, device):
     )  # it is over: nothing moves
     same(again.params, whole.params)
     assert (tmp_path / "whole" / "log.csv").read_text().startswith("step,loss,test_loss,test_accuracy")
+    assert (tmp_path / "whole" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 @signals
@@ -255,6 +256,17 @@ def test_data_in_memory_is_shuffled_in_every_epoch_and_cut_to_its_lengths():
     assert all(b["u"].shape[1] == b["lengths"].max() for epoch in epochs for b in epoch)
     assert [len(b["u"]) for b in epochs[0]] == [4, 4, 2]
     np.testing.assert_array_equal(np.concatenate([b["u"] for b in data.tests()]), np.arange(3))
+
+
+def test_data_on_disk_are_read_by_the_batch(tmp_path):
+    u = np.random.default_rng(0).standard_normal((30, 8, 1)).astype("float32")
+    np.save(tmp_path / "u.npy", u)
+    disk = np.load(tmp_path / "u.npy", mmap_mode="r")
+    model, run = Stack((Block(LRU(4, 4)),), 1, 1), Settings(9, loss="mse", optimiser=AdamW(0.01), every=9)
+    stored, held = (InMemory({"u": x, "target": x}, {"u": x[:3], "target": x[:3]}, 7) for x in (disk, u))
+    assert isinstance(stored.train["u"], np.memmap)  # nothing was read by taking it
+    assert type(stored.batch(0, seed=0)["u"]) is np.ndarray
+    same(*(fit(model, data, run, progress=False).params for data in (stored, held)))
 
 
 def test_batches_of_like_lengths():

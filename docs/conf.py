@@ -1,12 +1,27 @@
 """Sphinx configuration. Builds offline and with warnings as errors: ``make docs``."""
 
+import re
 import runpy
 from pathlib import Path
 
 import linscan
 from linscan.engines import support
 
-runpy.run_path(str(Path(__file__).parent / "learn" / "lessons.py"))["main"]()  # the lessons draw their own pictures
+here = Path(__file__).parent
+runpy.run_path(str(here / "learn" / "lessons.py"))["main"]()  # the lessons draw their own pictures
+
+
+def pages() -> str:
+    """Every page of the reference beside what stands on it, as a table."""
+    rows = []
+    for page in sorted((here / "api").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        names = re.findall(r"^\.\. auto\w+:: (\S+)$", text, re.MULTILINE)
+        if names:
+            title = text.splitlines()[0].removeprefix("# ")
+            rows.append(f"| [{title}]({page.name}) | " + ", ".join(f"{{py:obj}}`~{name}`" for name in names) + " |")
+    return "\n".join(["| page | names |", "|---|---|", *rows])
+
 
 project = "linscan"
 author = "The linscan developers"
@@ -18,7 +33,7 @@ exclude_patterns = ["_build"]
 suppress_warnings = ["toc.empty_glob"]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "substitution"]
 myst_heading_anchors = 3
-myst_substitutions = {"support": support.table()}
+myst_substitutions = {"support": support.table(), "pages": pages()}
 
 autodoc_typehints = "none"
 autodoc_default_options = {"members": False}

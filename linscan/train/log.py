@@ -48,22 +48,8 @@ class Log:
 
     def draw(self) -> None:
         """Draw the curve, if there is a folder and matplotlib."""
-        if self.folder is None or not self.history or find_spec("matplotlib") is None:
-            return
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.add_subplot()
-        steps = [row["step"] for row in self.history]
-        for name in ("loss", "test_loss"):
-            axes.plot(steps, [row[name] for row in self.history], label=name.replace("_", " "))
-        if "test_accuracy" in self.history[0]:
-            twin = axes.twinx()
-            twin.plot(steps, [row["test_accuracy"] for row in self.history], "k:", label="test accuracy")
-            twin.set(ylim=(0, 1), ylabel="accuracy (dotted)")
-        axes.set(xlabel="step", ylabel="loss")
-        axes.legend()
-        figure.savefig(self.folder / "curve.png", dpi=120)
+        if self.folder is not None and self.history and find_spec("matplotlib") is not None:
+            draw(self.history, self.folder / "curve.png")
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -87,3 +73,20 @@ class Log:
                 writer.writeheader()
                 writer.writerows(self.history)
         part.replace(folder / "log.csv")
+
+
+def draw(history: list[dict[str, float]], path: Path) -> None:
+    """Losses and, where there is one, the accuracy over the steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [row["step"] for row in history]
+    lines = [axes.plot(steps, [row[n] for row in history], label=n.replace("_", " "))[0] for n in ("loss", "test_loss")]
+    if "test_accuracy" in history[0]:
+        twin = axes.twinx()
+        lines += twin.plot(steps, [row["test_accuracy"] for row in history], "k:", label="test accuracy")
+        twin.set(ylim=(0, 1.03), ylabel="accuracy")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)  # above the curves
+    figure.savefig(path, dpi=120)

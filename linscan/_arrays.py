@@ -1,8 +1,7 @@
 """Which library an array belongs to, and the dtype, shape and axis rules every op shares.
 
 NumPy in, NumPy out; CuPy in, CuPy out. CuPy is never imported here: an array can only be a CuPy array if its owner
-imported CuPy already, so the class is looked up in ``sys.modules``. Foreign arrays are taken without a copy through
-DLPack, ``__array_interface__`` or ``__cuda_array_interface__``.
+imported CuPy already, so the class is looked up in ``sys.modules``.
 """
 
 import importlib
@@ -16,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from linscan._foreign import adopt
+
 Array = Any  # a numpy.ndarray or a cupy.ndarray; NumPy's own typing cannot express "the same library as the input"
 
-_CUDA_DEVICES = (2, 13)  # DLPack: kDLCUDA, kDLCUDAManaged
 _FOLLOWERS = (list, tuple, np.generic)
 _FLOATING = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
@@ -52,7 +52,7 @@ def take(who: str, **named: Any) -> tuple[Any, ...]:
     if cupy is not None and kinds == {cupy.ndarray}:
         if len({x.data.device_id for x in named.values() if x is not None}) == 1:
             return cupy, *named.values()
-    plain = {name: _adopt(who, name, x) for name, x in named.items()}
+    plain = {name: x if _known(x) else adopt(who, name, x) for name, x in named.items()}
     host = [n for n, x in plain.items() if isinstance(x, np.ndarray) and not isinstance(named[n], _FOLLOWERS)]
     device = [n for n, x in plain.items() if is_cupy(x)]
     if host and device:
@@ -66,40 +66,8 @@ def take(who: str, **named: Any) -> tuple[Any, ...]:
     return xp, *plain.values()
 
 
-def _adopt(who: str, name: str, x: Any) -> Any:
-    """`x` as a NumPy or CuPy array without a copy; None and Python scalars unchanged."""
-    if x is None or type(x) in (bool, int, float, complex):
-        return x
-    if type(x) is np.ndarray or is_cupy(x):
-        return x
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{who}: {name} is a masked array; fill it or drop its mask first")
-    if hasattr(x, "__cuda_array_interface__"):
-        return _cupy(who, name).asarray(x)
-    if isinstance(x, (np.ndarray, np.generic, list, tuple)) or hasattr(x, "__array_interface__"):
-        return np.asarray(x)
-    if hasattr(x, "__dlpack__"):
-        on_gpu = int(x.__dlpack_device__()[0]) in _CUDA_DEVICES
-        return _cupy(who, name).from_dlpack(x) if on_gpu else _from_dlpack(who, name, x)
-    if hasattr(x, "__array__"):
-        return np.asarray(x)
-    raise TypeError(f"{who}: {name} must be an array; got {type(x).__name__}")
-
-
-def _from_dlpack(who: str, name: str, x: Any) -> np.ndarray:
-    try:
-        return np.from_dlpack(x)
-    except (BufferError, RuntimeError, ValueError) as error:
-        if hasattr(x, "__array__"):  # NumPy's DLPack has no bfloat16; the owner's own conversion may
-            return np.asarray(x)
-        raise TypeError(f"{who}: {name} could not be taken through DLPack: {error}") from error
-
-
-def _cupy(who: str, name: str) -> ModuleType:
-    try:
-        return importlib.import_module("cupy")
-    except ImportError as error:
-        raise TypeError(f"{who}: {name} lives on a GPU, and taking it needs CuPy, which is not installed") from error
+def _known(x: Any) -> bool:
+    return x is None or type(x) in (bool, int, float, complex, np.ndarray) or is_cupy(x)
 
 
 def _one_device(who: str, arrays: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.out or Path("linscan-train") / f"{args.task}-{layer}-{size}"
     if (folder / NAME).exists() and not (args.resume or args.force):
         return _fail(f"{folder} holds a run: --resume goes on with it, --force starts anew, --out takes another folder")
-    task, run = preset.task(), settings(preset, args.steps, args.seed, args.rate)
+    task, run = preset.task(), replace(settings(preset, args.steps, args.seed, args.rate), start=args.start)
     task = task if args.batch is None else replace(task, size=args.batch)
     start = perf_counter()
     try:
@@ -56,6 +56,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of the optimiser (default: the task's)")
     parser.add_argument("--batch", type=int, help="sequences in a batch (default: the task's)")
     parser.add_argument("--rate", type=float, help="learning rate (default: the task's)")
+    parser.add_argument("--start", metavar="FILE", help="begin with these parameters (default: random ones)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument(
         "--device", choices=("cpu", "gpu", "cuda"), default="cpu", help="gpu and cuda are one (default: %(default)s)"
@@ -70,11 +71,12 @@ def _about(args: argparse.Namespace, run: Settings, layer: str, size: str) -> di
     """What a table of results says about a run beside the figures in its log."""
     batch = "" if args.batch is None else f" --batch {args.batch}"
     rate = "" if args.rate is None else f" --rate {args.rate:g}"
+    start = "" if args.start is None else f" --start {args.start}"
     device = "" if args.device == "cpu" else f" --device {args.device}"
     command = f"python -m linscan train {args.task} --model {layer} --size {size} --steps {run.steps} --seed {run.seed}"
     return {
         "task": args.task,
-        "command": command + batch + rate + device,
+        "command": command + batch + rate + start + device,
         "seed": run.seed,
         "steps": run.steps,
         "device": places.name(args.device),

@@ -19,7 +19,7 @@ from linscan.train.log import Log
 from linscan.train.optimisers import global_norm
 from linscan.train.packed import Packed
 from linscan.train.settings import Settings
-from linscan.train.storage import dtype_of, flatten, load, nested, save
+from linscan.train.storage import BadFile, dtype_of, flatten, load, nested, save
 
 _BEST = "best.safetensors"
 
@@ -52,8 +52,10 @@ class Run:
         params, moments = model.init(np.random.default_rng([settings.seed, 0]), accum_dtype(self.dtype)), None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if resume and (self.folder / NAME).exists():
-                params, moments, self.now = read_checkpoint(self.folder / NAME, self.who)
+        if resume and self.folder is not None and (self.folder / NAME).exists():
+            params, moments, self.now = read_checkpoint(self.folder / NAME, self.who)
+        elif settings.start is not None:
+            _take(params, settings.start)
         self.xp = places.library(device)
         self.packed = Packed(flatten(places.move(typed(params, self.dtype), self.xp)), settings.optimiser.kind)
         self.packed.load(flatten(places.move(params, self.xp)))
@@ -201,3 +203,13 @@ class Run:
 
     def _moments(self) -> dict[str, Any]:
         return {slot: nested(self.packed.split(rows)) for slot, rows in self.moments.items()}
+
+
+def _take(params: Any, path: str) -> None:
+    """Put a file's numbers into `params`; what was one row there is all rows of a table here."""
+    given = flatten(load(path))
+    for name, x in flatten(params).items():
+        if name not in given or given[name].shape not in (x.shape, x.shape[1:]):
+            found = given[name].shape if name in given else "none"
+            raise BadFile(f"{path}: of another model: {name} must have shape {x.shape}; got {found}")
+        x[...] = given[name]

@@ -27,6 +27,8 @@ class Settings:
     scale : float, optional
         Multiply the loss by this while gradients are computed in 16 bits; halved when they overflow, and that step left
         out; doubled after 2000 steps without.
+    start : str, optional
+        A file of parameters to begin with, of this model or of one whose batch norms do not tell lengths apart.
     seed : int, default 0
         Of the parameters, the order of the data, and dropout.
     every : int, default 100
@@ -45,6 +47,7 @@ class Settings:
     clip: float | None = None
     accumulate: int = 1
     scale: float | None = None
+    start: str | None = None
     seed: int = 0
     every: int = 100
     patience: int | None = None

@@ -300,7 +300,8 @@ def test_a_run_over_buckets_resumes_and_ends_with_the_final_test(tmp_path):
             return self.task.finals()
 
     task = ListOps(size=4, counts=(30, 8, 6), least=3, most=40, bucket=8)
-    model = Stack((Block(LRU(4, 4)),), task.inputs, task.outputs, tokens=True, pool=task.pool)
+    blocks = (Block(LRU(4, 4), norm="batch", buckets=(8, 16, 24, 32, 40)),)
+    model = Stack(blocks, task.inputs, task.outputs, tokens=True, pool=task.pool)
     run = Settings(17, optimiser=AdamW(0.1), every=4)
     whole = fit(model, task, run, folder=tmp_path / "whole", progress=False)
     first = fit(model, Kept(task, 10), run, folder=tmp_path / "parts", progress=False)
@@ -312,6 +313,30 @@ def test_a_run_over_buckets_resumes_and_ends_with_the_final_test(tmp_path):
     best = load(tmp_path / "whole" / "best.safetensors")
     assert whole.final == second.final == evaluate(model, best, task.finals(), "cross_entropy")
     assert whole.final != evaluate(model, whole.params, task.finals(), "cross_entropy")
+
+
+def test_a_run_begins_with_the_parameters_of_a_file(tmp_path):
+    task = ListOps(size=4, counts=(30, 8, 6), least=3, most=40, bucket=8)
+
+    def model(channels, **options):
+        block = Block(LRU(channels, 4), norm="batch", **options)
+        return Stack((block,), task.inputs, task.outputs, tokens=True, pool=task.pool)
+
+    first = fit(model(4), task, Settings(9, optimiser=AdamW(0.01)), folder=tmp_path, progress=False)
+    path = str(tmp_path / "last.safetensors")
+    rest = Settings(40, optimiser=AdamW(0.0, groups=()), start=path)
+    second = fit(model(4, buckets=(8, 16, 24, 32, 40)), task, rest, progress=False)
+    lengths = [task.batch(n, 0)["u"].shape[1] for n in range(40)]
+    before, after = flatten(first.params), flatten(second.params)
+    for name, x in before.items():
+        if not name.endswith((".mean", ".var")):
+            np.testing.assert_array_equal(after[name], x, name)  # the rate is 0
+            continue
+        for length, row in zip((8, 16, 24, 32, 40), after[name], strict=True):
+            assert (row != x).any() == (length in lengths), (name, length)
+    assert len(set(lengths)) < 5  # so that a row was left as it was
+    with pytest.raises(BadFile, match=r"of another model: encoder.table must have shape \(17, 5\); got \(17, 4\)"):
+        fit(model(5), task, rest, progress=False)
 
 
 def test_the_thread_that_prepares_batches_ends_and_hands_over_errors():

@@ -1,4 +1,4 @@
-"""The laws of `ssm_kernel` on the GPU, and what only a GPU can get wrong: tiles, tails, unwritten outputs, streams."""
+"""The laws of `ssm_kernel`, also diagonal plus low-rank, on the GPU, and what only a GPU can get wrong: tiles, streams."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,10 @@ import linscan
 from linscan.engines.cuda.kernel_sizes import WIDTH
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
+from tests.engines.on_device import on_gpu
 from tests.ops.test_ssm_kernel import PRECISE, decays, real_of
-from tests.tolerances import assert_close, eps, powers
+from tests.ops.test_ssm_kernel_dplr import model, want_of
+from tests.tolerances import assert_close, eps, matrix, powers
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 cupy = pytest.importorskip("cupy")
@@ -168,3 +170,23 @@ def test_a_captured_graph_computes_anew(rng):
         graph.launch(stream)
         stream.synchronize()
     assert_close(k.get(), oracles.ssm_kernel(a.get(), c.get(), 500).real, powers("complex64", 500))
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize(("rank", "length", "lead"), [(1, 1, ()), (1, 200, (3,)), (2, 1001, (2, 3))])
+def test_diagonal_plus_low_rank_equals_the_full_matrix(rng, dtype, rank, length, lead):
+    arrays = model(rng, 5, rank, dtype, other=rank > 1, lead=lead)
+    arrays = (*arrays[:5], arrays[5].astype(arrays[0].real.dtype))
+    k, pullback = linscan.ssm_kernel_dplr_vjp(*on_gpu(*arrays), length)
+    assert k.dtype == real_of(dtype)
+    for at in np.ndindex(*lead):
+        want = want_of([x if x is None else x[at] for x in arrays], length, True)
+        assert_close(k[at].get(), want, matrix(dtype))
+    with linscan.use_engine("reference"):
+        wide = [None if x is None else oracles.wide(x) for x in arrays]
+        _, exact = linscan.ssm_kernel_dplr_vjp(*wide, length)
+    dk = random(rng, k.shape, k.dtype)
+    for i, (x, y) in enumerate(zip(pullback(cupy.asarray(dk)), exact(oracles.wide(dk)), strict=True)):
+        assert (x is None) == (y is None)
+        if x is not None:
+            assert_close(x.get(), y, 4 * matrix(dtype), i)

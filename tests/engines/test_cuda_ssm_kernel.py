@@ -1,4 +1,4 @@
-"""The laws of `ssm_kernel` and `ssm_kernel_dplr` on the GPU, and what only a GPU can get wrong: tiles, tails, streams."""
+"""The laws of `ssm_kernel` and its DPLR form on the GPU, and what only a GPU can get wrong: tiles, tails, streams."""
 
 import numpy as np
 import pytest

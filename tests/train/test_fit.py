@@ -247,6 +247,13 @@ def test_plateau_lowers_the_rate():
     np.testing.assert_allclose([cosine.factor(n, {}) for n in (1, 2, 6, 10, 99)], [0.5, 1, 0.75, 0.5, 0.5])
 
 
+def test_a_run_lowers_its_rate_where_nothing_is_learnt_any_more(tmp_path):
+    run = Settings(8, optimiser=AdamW(0.0), schedule=Plateau(patience=1, down=0.5), every=2)
+    still = Stack((Block(LRU(8, 8)),), TASK.inputs, TASK.outputs, tokens=True)
+    fitted = fit(still, TASK, run, folder=tmp_path, progress=False)
+    assert [row["factor"] for row in fitted.history] == [1, 0.5, 0.25, 0.125]
+
+
 def test_data_in_memory_is_shuffled_in_every_epoch_and_cut_to_its_lengths():
     data = InMemory({"u": np.arange(40).reshape(10, 4), "lengths": np.repeat([2, 4], 5)}, {"u": np.arange(3)}, 4)
     epochs = [[data.batch(3 * e + i, seed=2) for i in range(3)] for e in range(2)]

@@ -86,43 +86,56 @@ class Hyena(Layer):
         """See `Layer`; the state: ``{"conv": (…, 2, (n + 1) D), "long1": (…, length - 1, D), …}``; `reset` is (T,)."""
         if reset is not None:
             return apart(self, params, u, state, reset, training)
-        xp, D, n, beta = namespace(u), self.channels, self.order, params["beta"]
-        names = [f"long{o}" for o in range(1, n)]
+        beta, names = params["beta"], [f"long{o}" for o in range(1, self.order)]
         before = state if isinstance(state, dict) else dict.fromkeys(["conv", *names], state)
         p, back1 = dense_vjp(u, *affine(params["W_in"]))
-        start = 0 if before["conv"] is None else before["conv"]
-        (z, conv), back2 = short_conv_vjp(p, *affine(params["conv"]), start)
-        x = [z[..., o * D : (o + 1) * D] for o in range(n)]
-        v, finals, backs, seen = z[..., n * D :], {"conv": conv}, {}, {}
+        (z, conv), back2 = short_conv_vjp(p, *affine(params["conv"]), 0 if before["conv"] is None else before["conv"])
         taps = u.shape[-2] if state is None else self.length
         filters, back3 = filters_vjp(params["filter"], taps, self.length)
-        for o in reversed(range(1, n)):
-            k, name = filters[:, (o - 1) * D : o * D], f"long{o}"
-            seen[o] = v, v * x[o]
-            out, backs[o] = fft_conv_vjp(seen[o][1], k, axis=-2, state=before[name])
-            long, finals[name] = (out, None) if state is None else out
-            v = long + beta[o - 1] * seen[o][1]
-        y, back4 = dense_vjp(v * x[0], *affine(params["W_out"]))
+        (v, ends), back4 = _gated_vjp(z, filters, beta, [before[name] for name in names])
+        finals = {"conv": conv, **dict(zip(names, ends, strict=True))}
+        y, back5 = dense_vjp(v, *affine(params["W_out"]))
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             after = dstate or dict.fromkeys(finals)
-            dg, *dW_out = back4(cotangent("Hyena", "dy", dy, y))
-            dz, dfilters, dbeta = xp.zeros_like(z), xp.zeros_like(filters), xp.zeros_like(beta)
-            dfirst: Params = {}
-            dz[..., :D], dv = dg * v, dg * x[0]
-            for o in range(1, n):
-                name, cotangents = f"long{o}", (dv,) if state is None else (dv, after[f"long{o}"])
-                dgated, dfilters[:, (o - 1) * D : o * D], dfirst[name] = backs[o](*cotangents)
-                dbeta[o - 1] = sum_rows(dv * seen[o][1])
-                dgated = dgated + beta[o - 1] * dv
-                dz[..., o * D : (o + 1) * D], dv = dgated * seen[o][0], dgated * x[o]
-            dz[..., n * D :] = dv
-            dp, dw, dbias, dfirst["conv"] = back2(dz, after["conv"])
+            dv, *dW_out = back5(cotangent("Hyena", "dy", dy, y))
+            dz, dfilters, dbeta, dlong = back4(dv, [after[name] for name in names])
+            dp, dw, dbias, dconv = back2(dz, after["conv"])
             du, *dW_in = back1(dp)
             pairs = {"W_in": dW_in, "conv": (dw, dbias), "W_out": dW_out}
             grads = {name: dict(zip("wb", pair, strict=True)) for name, pair in pairs.items()}
             grads |= {"filter": back3(dfilters), "beta": dbeta}
-            first = {name: dfirst[name] for name in finals} if isinstance(state, dict) else None
+            first = {"conv": dconv, **dict(zip(names, dlong, strict=True))} if isinstance(state, dict) else None
             return {name: grads[name] for name in params}, du, first
 
         return (y, None if state is None else finals), pullback
+
+
+def _gated_vjp(z: Array, filters: Array, beta: Array, before: list[State]) -> tuple[tuple[Array, list[State]], Any]:
+    """Gates and long convolutions of z = (x₀, …, v), the last order first, with the states of the convolutions.
+
+    The pullback takes the cotangents of the result and of the states, and gives those of all arguments.
+    """
+    xp, n, D = namespace(z), len(beta) + 1, beta.shape[-1]
+    *x, v = (z[..., o * D : (o + 1) * D] for o in range(n + 1))
+    finals, seen = list(before), {}
+    for o in reversed(range(1, n)):
+        state, gated = before[o - 1], v * x[o]
+        out, back = fft_conv_vjp(gated, filters[:, (o - 1) * D : o * D], axis=-2, state=state)
+        long, finals[o - 1] = (out, None) if state is None else out
+        seen[o] = v, gated, back
+        v = long + beta[o - 1] * gated
+
+    def pullback(dy: Array, after: list[State]) -> tuple[Array, Array, Array, list[State]]:
+        dz, dfilters, dbeta, dbefore = xp.empty_like(z), xp.empty_like(filters), xp.empty_like(beta), list(after)
+        dz[..., :D], dv = dy * v, dy * x[0]
+        for o in range(1, n):
+            (inner, gated, back), cotangents = seen[o], (dv,) if before[o - 1] is None else (dv, after[o - 1])
+            dgated, dfilters[:, (o - 1) * D : o * D], dbefore[o - 1] = back(*cotangents)
+            dbeta[o - 1] = sum_rows(dv * gated)
+            dgated = dgated + beta[o - 1] * dv  # v ← h * (v x) + β v x
+            dz[..., o * D : (o + 1) * D], dv = dgated * inner, dgated * x[o]
+        dz[..., n * D :] = dv
+        return dz, dfilters, dbeta, dbefore
+
+    return (v * x[0], finals), pullback

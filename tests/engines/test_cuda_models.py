@@ -88,7 +88,7 @@ class Unseen(Replay):
         return super().__call__(run, batch, training)
 
 
-@pytest.mark.parametrize("name", ["s5", "lru"])
+@pytest.mark.parametrize("name", ["s5-both", "lru"])
 def test_a_graph_of_a_step_gives_its_bits(monkeypatch, name):
     made = []
 

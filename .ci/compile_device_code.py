@@ -1,5 +1,6 @@
 """Compile every device source for every architecture we name: ``python compile_device_code.py NVCC [LIBNVRTC]``.
 
+For sm_90 it is told what is kept in memory for want of registers; of float32 variants no more than a few words may be.
 With NVRTC's library also once as a user's machine does: it has no headers, and defaults of its own. No GPU is needed.
 A source is compiled in variants that macros choose. One that does not name a variant of its own (``#ifndef STORAGE``)
 gets those of the scans, with all switches off and all on.
@@ -7,6 +8,7 @@ gets those of the scans, with all switches off and all on.
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,9 +24,10 @@ known = subprocess.run([nvcc, "--list-gpu-arch"], check=True, capture_output=Tru
 archs = [75, 80, 90] + [100] * ("compute_100" in known)
 sizes = {"REVERSED": 0, "ROWS": 2, "CHUNK": 4, "WARPS": 8, "GROUP": 4, "BLOCKS": 2, "STEPS": 8}
 scans = [
-    {"STORAGE": dtype, **sizes, "PULLBACK": on, "SPLIT": on, "RESETS": on}
+    {"STORAGE": dtype, **sizes, "PULLBACK": on, "SPLIT": on, "RESETS": on, "SUMMED": on, "BOTH": on}
     for dtype, on in [("float", 0), ("complex128", 1)]
 ]
+SPILT = 128  # bytes of a float32 variant; more is a mistake in its tiles
 
 
 def variants(source: Path) -> list[dict[str, object]]:
@@ -35,11 +38,14 @@ def variants(source: Path) -> list[dict[str, object]]:
 def compile_one(source: Path, arch: int, macros: dict[str, object], cubin: str) -> bool:
     begin = time.perf_counter()
     defines = [f"-D{name}={value}" for name, value in macros.items()]
-    command = [nvcc, "-std=c++17", "-cubin", f"-arch=sm_{arch}", f"-I{folder}", *defines, "-o", cubin, str(source)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    verdict = "ok" if result.returncode == 0 else f"FAILED\n{result.stdout}{result.stderr}"
-    print(f"{source.name} sm_{arch}: {time.perf_counter() - begin:.1f} s, {verdict}")
-    return result.returncode == 0
+    command = [nvcc, "-std=c++17", "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", f"-I{folder}", *defines]
+    result = subprocess.run([*command, "-o", cubin, str(source)], capture_output=True, text=True)
+    spilt = sum(map(int, re.findall(r"(\d+) bytes spill stores", result.stderr))) if arch == 90 else 0
+    single = macros.get("STORAGE") == "float" or "#define STORAGE float\n" in source.read_text(encoding="utf-8")
+    failed = result.returncode or (single and spilt > SPILT)
+    verdict = f"FAILED\n{result.stdout}{result.stderr}" if failed else "ok"
+    print(f"{source.name} sm_{arch}: {time.perf_counter() - begin:.1f} s, {spilt} bytes spilt, {verdict}")
+    return not failed
 
 
 def compile_at_run_time(nvrtc: ctypes.CDLL, source: Path, macros: dict[str, object]) -> bool:

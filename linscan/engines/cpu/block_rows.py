@@ -3,8 +3,8 @@
 Arrays are indexed flat and unsigned: a signed index costs a test for negative values at every access. A kernel takes
 rows `lo` to `hi` of `length` steps stored one after the other; the matrices of row r begin at ``first[r]`` and are
 `stride` elements apart, 0 where one matrix serves all steps. `starts` may be None. `state` (R, n) goes from initial to
-final. A step waits for the one before it, about as long as for memory; two rows side by side wait less, but lose more
-than that where their distance is a power of two and they evict each other from the cache.
+final. A step waits for the one before it, with 2 x 2 matrices longer than for memory; two rows side by side wait less,
+one lagging behind so that they do not evict each other from the cache where their distance is a power of two.
 """
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from linscan.engines.cpu.jit import flush_subnormals, jit, restore_subnormals
 
 U = tuple(np.uintp(i) for i in range(16))  # an unsigned index plus a plain integer would be a float
+LAG = 64
 
 
 @jit
@@ -64,16 +65,28 @@ def _step4(A, pa, b, p, starts, q, h, state):
 
 @jit
 def rows2(A, b, starts, h, state, first, sizes, lo, hi, reverse):
-    """``h[t] = A[t] h[t-1] + b[t]`` with 2 x 2 matrices."""
+    """``h[t] = A[t] h[t-1] + b[t]`` with 2 x 2 matrices, two rows side by side, the second one LAG steps behind."""
     mode = flush_subnormals()
-    for r in range(lo, hi):
-        x = state[r, 0], state[r, 1]
+    for r in range(lo, hi, 2):
+        other = min(r + 1, hi - 1)
+        behind = min(LAG, sizes[0]) if other > r else 0
+        x, y = (state[r, 0], state[r, 1]), (state[other, 0], state[other, 1])
         pa, p, q, across, up, one = _begin(r, first, 2, sizes, reverse)
-        for _ in range(sizes[0]):
+        pc, k, m, _, _, _ = _begin(other, first, 2, sizes, reverse)
+        for _ in range(behind if behind else sizes[0]):
             x = _step2(A, pa, b, p, starts, q, h, x)
             pa, p, q = pa + across, p + up, q + one
+        for _ in range(sizes[0] - behind if behind else 0):
+            x = _step2(A, pa, b, p, starts, q, h, x)
+            y = _step2(A, pc, b, k, starts, m, h, y)
+            pa, p, q, pc, k, m = pa + across, p + up, q + one, pc + across, k + up, m + one
+        for _ in range(behind):
+            y = _step2(A, pc, b, k, starts, m, h, y)
+            pc, k, m = pc + across, k + up, m + one
         for i in range(2):
             state[r, i] = x[i]
+            if behind:
+                state[other, i] = y[i]
     restore_subnormals(mode)
 
 

@@ -117,33 +117,41 @@ def edges(e, since, until):
 def widen(since, until, totals, first, last):
     """The two of `edges` for blocks made those of the chunk; `first` and `last` are rows to work in."""
     apart()
-    first[:], last[:] = 1, 1
-    for b in range(CHUNK // BLOCK):
-        low, high = totals[b], totals[CHUNK // BLOCK - 1 - b]
-        for i in range(BLOCK):
-            x, y = since[b * BLOCK + i], until[CHUNK - 1 - b * BLOCK - i]
-            for d in range(len(x)):
-                x[d] *= first[d]
-                y[d] *= last[d]
-        for d in range(len(low)):
-            first[d] *= low[d]
-            last[d] *= high[d]
+    _grow(since, totals, first, 1)
+    _grow(until, totals, last, -1)
+
+
+@jit
+def _grow(x, totals, so_far, turn):
+    """Rows of `x`, from one end or the other, times the whole blocks passed by then."""
+    apart()
+    so_far[:] = 1
+    for i in range(CHUNK):
+        t = i if turn > 0 else CHUNK - 1 - i
+        row = x[t]
+        if i and i % BLOCK == 0:
+            total = totals[t // BLOCK - turn]
+            for d in range(len(total)):
+                so_far[d] *= total[d]
+        for d in range(len(row)):
+            row[d] *= so_far[d]
 
 
 @jit
 def triangle(e, since, until, totals, w, left):
     """One decay per step: ``w[t, s]`` from s to t for s <= t; zero above the diagonal as far as blocks on it reach."""
     apart()
-    for b in range(CHUNK // BLOCK):
-        at = b * BLOCK
-        for i in range(BLOCK):
-            row, factor, before = w[at + i], since[at + i, 0], w[at + max(0, i - 1)]
-            for s in range(at):
-                row[s] = factor * left[s]
-            for s in range(BLOCK):
-                row[at + s] = before[at + s] * e[at + i, 0] if s < i else 0
-            row[at + i] = 1
+    for t in range(CHUNK):
+        row, before, factor, at = w[t], w[max(0, t - 1)], since[t, 0], t // BLOCK * BLOCK
         for s in range(at):
-            left[s] *= totals[b, 0]
-        for s in range(BLOCK):
-            left[at + s] = until[at + s, 0]
+            row[s] = factor * left[s]
+        for s in range(at, t):
+            row[s] = before[s] * e[t, 0]
+        row[t] = 1
+        for s in range(t + 1, at + BLOCK):
+            row[s] = 0
+        if t == at + BLOCK - 1:
+            for s in range(at):
+                left[s] *= totals[t // BLOCK, 0]
+            for s in range(at, t + 1):
+                left[s] = until[s, 0]

@@ -1,6 +1,6 @@
-"""The delta rule and its generalisation on the CPU: threads share the heads and take a few of them at a time.
+"""The delta rule and its generalisation on the CPU: one head after another, in chunks, on as many threads as heads.
 
-A chunk of a head that holds NaN or inf is run step by step by the reference.
+A chunk that holds NaN or inf, or whose decays could leave the dtype's range, is run step by step by the reference.
 """
 
 import math
@@ -9,44 +9,35 @@ from typing import Any
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cpu.dplr_chunk import Chunk
-from linscan.engines.cpu.dplr_kernels import BLOCK, flush
+from linscan.engines.cpu.chunks import CHUNK, decay_tables, heads, padded
+from linscan.engines.cpu.dplr_back import backward
+from linscan.engines.cpu.dplr_forward import ROOM, forward
 from linscan.engines.cpu.pool import parallel_for
 from linscan.engines.reference.dplr_steps import dplr_attention_step, steps, steps_pullback
 
 __all__ = ["dplr_attention", "dplr_attention_pullback", "dplr_attention_step"]
-_CHUNK = 64
-_GROUP = 1 << 15  # elements of a chunk's largest array: heads side by side keep BLAS busy and stay in the cache
 _GRAIN = 1 << 20  # multiply-adds a thread must get for its hand-over to pay
 
 
 def dplr_attention(
     q: Array, k: Array, v: Array, a: Array, b: Any, g: Any, S0: Array, *, scale: float, keep: bool, workers: Any
 ) -> tuple[Array, Array, Any]:
-    """See `linscan.ops.dplr`; if `keep`, the states before every chunk and the final one, (heads, chunks + 1, K, V)."""
-    lead, (K, V), length = S0.shape[:-2], S0.shape[-2:], v.shape[-2]
-    size = _size(length)
-    inputs = [_heads(x, lead) for x in _present(a, q, k, b, v, g)]
-    S = np.array(S0).reshape(-1, K, V)
-    o = np.empty((len(S), length, V), q.dtype)
-    states = np.empty((len(S), -(-length // size) + 1 if keep else 0, K, V), S.dtype)
+    """See `linscan.ops.dplr`; if `keep`, the states before every chunk, (heads, chunks, K, V)."""
+    lead, (K, V), length, compute = S0.shape[:-2], S0.shape[-2:], v.shape[-2], S0.dtype
+    inputs, count = _inputs(q, k, v, a, b, g, S0), math.prod(lead)
+    S = np.zeros((count, padded(K), padded(V)), compute)
+    S[:, :K, :V] = S0.reshape(count, K, V)
+    o = np.empty((count, length, V), compute)
+    states = np.empty((count, -(-length // CHUNK) if keep else 0, K, V), compute)
 
-    def body(chunk: Chunk, lo: int, hi: int) -> None:
-        mine = [_select(*x, lo, hi) for x in inputs]
-        for t in range(0, length, size):
-            if keep:
-                states[lo:hi, t // size] = S[lo:hi]
-            rows, decay = _load(chunk, mine, t, size, g is not None, scale)
-            before = S[lo:hi].copy()
-            found = chunk.forward(S[lo:hi])
-            for i in _not_finite(found):
-                found[i, : rows[0].shape[1]], S[lo + i] = steps(**_one(chunk, rows, decay, i), S=before[i])
-            o[lo:hi, t : t + size] = found[:, : length - t]
+    def body(lo: int, hi: int) -> None:
+        work = _buffers(K, V, b is not None, inputs[-1][0])
+        for h in range(lo, hi):
+            _head(_one(inputs, h), S[h], o[h], states[h], scale, work)
 
-    _over_heads(body, len(S), length, size, K, V, b, g, S.dtype, workers)
-    if keep:
-        states[:, -1] = S
-    return o.reshape(*lead, length, V), S.reshape(S0.shape), states if keep else None
+    parallel_for(body, count, grain=1 + _GRAIN // max(1, length * K * V), workers=workers)
+    final = np.ascontiguousarray(S[:, :K, :V]).reshape(*lead, K, V)
+    return o.reshape(*lead, length, V).astype(q.dtype, copy=False), final, states if keep else None
 
 
 def dplr_attention_pullback(
@@ -64,101 +55,87 @@ def dplr_attention_pullback(
     workers: Any,
 ) -> tuple[Any, ...]:
     """The gradients of q, k, v, a, b, g and S0, with the leading axes of dS; None where the argument was."""
-    lead, (K, V), length = dS.shape[:-2], dS.shape[-2:], v.shape[-2]
-    size, given, compute = _size(length), (a, q, k, b, v, g), dS.dtype
-    inputs = [_heads(x, lead) for x in _present(*given)]
-    flows, index = _heads(do, lead)
-    dS = np.array(dS).reshape(-1, K, V)
-    grads = [None if x is None else np.empty((len(dS), *x.shape[-2:]), compute) for x in given]
+    lead, (K, V), length, compute = dS.shape[:-2], dS.shape[-2:], v.shape[-2], dS.dtype
+    inputs, count = _inputs(q, k, v, a, b, g, dS), math.prod(lead)
+    flow = np.zeros((count, padded(K), padded(V)), compute)
+    flow[:, :K, :V] = dS.reshape(count, K, V)
+    do = np.ascontiguousarray(do, compute).reshape(count, length, V)
+    widths = K, K, K, 0 if b is None else K, V, inputs[-1][0].shape[-1]
+    grads = [np.empty((count, length if width else 0, width), compute) for width in widths]
 
-    def body(chunk: Chunk, lo: int, hi: int) -> None:
-        mine, flow = [_select(*x, lo, hi) for x in inputs], np.zeros_like(chunk.v)
-        for t in reversed(range(0, length, size)):
-            rows, decay = _load(chunk, mine, t, size, g is not None, scale)
-            n = rows[0].shape[1]
-            flow[:, :n], flow[:, n:] = flows[index[lo:hi], t : t + n], 0
-            S, after = states[lo:hi, t // size], dS[lo:hi].copy()
-            last = None if g is None else np.einsum("hkv,hkv->hk", states[lo:hi, t // size + 1], after)
-            dx, dy, dg, dv = chunk.backward(S, last, flow, dS[lo:hi])
-            found = [dx[0], dx[1], dy[0], dy[1] if len(dy) == 2 else None, dv, dg]
-            for i in _not_finite(*found):
-                dq, dk, dvi, da, db, dgi, dS[lo + i] = steps_pullback(
-                    **_one(chunk, rows, decay, i), S=S[i], do=flow[i, :n], dS=after[i]
-                )
-                for to, x in zip(found, (da, dq, dk, db, dvi, dgi), strict=True):
-                    if to is not None and x is not None:
-                        to[i, :n] = x
-            if scale != 1:
-                found[1] *= scale
-            for grad, x in zip(grads, found, strict=True):
-                if grad is not None and x is not None:
-                    same = grad.shape[2] == x.shape[2]
-                    grad[lo:hi, t : t + size] = x[:, :n] if same else x[:, :n].sum(axis=2, keepdims=True)
+    def body(lo: int, hi: int) -> None:
+        work = _buffers_back(K, V, b is not None, inputs[-1][0])
+        for h in range(lo, hi):
+            _head_back((*_one(inputs, h), do[h]), states[h], flow[h], tuple(x[h] for x in grads), scale, work)
 
-    _over_heads(body, len(dS), length, size, K, V, b, g, compute, workers)
-    da, dq, dk, db, dv, dg = (x if x is None else x.reshape(*lead, *x.shape[-2:]) for x in grads)
-    return dq, dk, dv, da, db, dg, dS.reshape(*lead, K, V)
+    parallel_for(body, count, grain=1 + _GRAIN // max(1, length * K * V), workers=workers)
+    da, dq, dk, db, dv, dg = (x.reshape(*lead, *x.shape[1:]) for x in grads)
+    return dq, dk, dv, da, None if b is None else db, None if g is None else dg, flow[:, :K, :V].reshape(*lead, K, V)
 
 
-def _heads(x: Array, lead: tuple[int, ...]) -> tuple[Array, Array]:
-    """`x` as (its own heads, T, …), and for every head of `lead` which of them it is: nothing broadcast is copied."""
-    index = np.arange(math.prod(x.shape[:-2])).reshape(x.shape[:-2])
-    return x.reshape(index.size, *x.shape[-2:]), np.broadcast_to(index, lead).reshape(-1)
+def _inputs(q: Array, k: Array, v: Array, a: Array, b: Any, g: Any, S: Array) -> list[Any]:
+    """a, q, k, b, v and g as their own heads in the arithmetic's dtype, each with the index of every head's."""
+    b = np.zeros((0, q.shape[-1]), S.dtype) if b is None else b
+    g = np.zeros((v.shape[-2], 1), S.dtype) if g is None else g
+    return [heads(x.astype(S.dtype, copy=False), S.shape[:-2]) for x in (a, q, k, b, v, g)]
 
 
-def _size(length: int) -> int:
-    """Steps of a chunk: whole blocks."""
-    return min(_CHUNK, max(BLOCK, -(-length // BLOCK) * BLOCK))
+def _one(inputs: list[Any], h: int) -> tuple[Array, ...]:
+    return tuple(x[index[h]] for x, index in inputs)
 
 
-def _present(*arrays: Any) -> list[Any]:
-    return [x for x in arrays if x is not None]
+def _buffers(K: int, V: int, two: bool, g: Array) -> tuple[Any, Any]:
+    """What one thread's kernels work in: see `forward`."""
+    wide, tall, keys, channels = padded(K), padded(V), 2 if two else 1, 1 if g.shape[-1] == 1 else padded(K)
+    of_keys = (2 * CHUNK, wide), (keys * CHUNK, wide), (keys * wide, CHUNK), (2 * keys * CHUNK, CHUNK)
+    shapes = *of_keys, (keys * ROOM, tall), (CHUNK, tall), (1, tall)
+    tables = *[(CHUNK, channels)] * 3, (CHUNK if channels == 1 else 0, CHUNK), (3, max(CHUNK, wide))
+    return tuple(np.zeros(x, g.dtype) for x in shapes), tuple(np.ones(x, g.dtype) for x in tables)
 
 
-def _over_heads(
-    body: Any, count: int, length: int, size: int, K: int, V: int, b: Any, g: Any, dtype: Any, workers: Any
+def _head(given: tuple[Array, ...], S: Array, o: Array, states: Array, scale: float, buffers: tuple[Any, ...]) -> None:
+    """All chunks of one head; `S` (padded), `o` and `states` are filled."""
+    *arrays, v, g = given
+    decays, units = decay_tables(g, len(v)), np.array([scale, 1, 0], v.dtype)
+    at, inner = 0, S[: arrays[0].shape[1], : v.shape[1]]
+    while (at := forward((*arrays, v), decays, S, o, states, units, *buffers, at)) < len(decays[2]):
+        part = slice(at * CHUNK, (at + 1) * CHUNK)
+        if len(states):
+            states[at] = inner
+        with np.errstate(all="ignore"):
+            o[part], inner[...] = steps(**_steps(given, part, units[0]), S=inner)
+        at += 1
+
+
+def _steps(given: tuple[Array, ...], part: slice, scale: Any) -> dict[str, Any]:
+    """A chunk as the reference takes it."""
+    a, q, k, b, v, g = (x[part] for x in given)
+    return {"q": q * scale, "k": k, "v": v, "a": a, "b": b if len(b) else None, "g": g}
+
+
+def _buffers_back(K: int, V: int, two: bool, g: Array) -> tuple[Any, Any, Any]:
+    """The same for the pullback, and more."""
+    wide, tall, keys, channels = padded(K), padded(V), 2 if two else 1, 1 if g.shape[-1] == 1 else padded(K)
+    work, tables = _buffers(K, V, two, g)
+    of_steps = *[(2 * CHUNK, wide)] * 3, *[(keys * CHUNK, wide)] * 2, (2 * CHUNK, tall), (keys * CHUNK, tall)
+    of_states = (wide, tall), (tall, wide), (tall, wide), (tall, CHUNK), (1, max(wide, tall))
+    more = tuple(np.zeros(x, g.dtype) for x in (*of_steps, (2 * keys * CHUNK, CHUNK), *of_states))
+    return work, tables, (*more, *(np.zeros((CHUNK, channels), g.dtype) for _ in range(2)))
+
+
+def _head_back(
+    given: tuple[Array, ...], states: Array, dS: Array, grads: tuple[Array, ...], scale: float, buffers: tuple[Any, ...]
 ) -> None:
-    """Call ``body(buffers, lo, hi)`` for groups of heads."""
-    group = max(1, _GROUP // (size * max(K, V)))
-
-    def run(lo: int, hi: int) -> None:
-        mode = flush(-1)
-        try:
-            with np.errstate(all="ignore"):
-                for at in range(lo, hi, group):
-                    end = min(at + group, hi)
-                    body(Chunk(end - at, size, K, V, 1 if b is None else 2, g is not None, dtype), at, end)
-        finally:
-            flush(mode)
-
-    if length and count:
-        parallel_for(run, count, grain=1 + _GRAIN // max(1, length * K * V), workers=workers)
-
-
-def _select(x: Array, index: Array, lo: int, hi: int) -> Array:
-    """What heads `lo` to `hi` have of `x`: a view where each has its own."""
-    own = slice(index[lo], index[lo] + hi - lo)
-    return x[own] if np.array_equal(index[lo:hi], np.arange(own.start, own.stop)) else x[index[lo:hi]]
-
-
-def _load(chunk: Chunk, mine: list[Any], t: int, size: int, gated: bool, scale: float) -> tuple[Any, Any]:
-    """Fill `chunk` with the steps from `t` on; what it was filled with, and their g."""
-    rows = [x[:, t : t + size] for x in mine]
-    decay = rows.pop().astype(chunk.x.dtype, copy=False) if gated else None
-    chunk.load(rows, decay, scale)
-    return rows, decay
-
-
-def _not_finite(*found: Any) -> Any:
-    """Heads in whose results there is NaN or inf."""
-    sums = [x.reshape(len(x), -1) @ np.ones(x[0].size, x.dtype) for x in found if x is not None]
-    return np.flatnonzero(~np.isfinite(sum(sums)))  # a sum that overflows costs time, no more
-
-
-def _one(chunk: Chunk, rows: list[Any], decay: Any, i: int) -> dict[str, Any]:
-    """q, k, v, a, b and g of one head of a chunk, without what pads it."""
-    n = rows[0].shape[1]
-    g = np.zeros((n, 1), chunk.x.dtype) if decay is None else decay[i]
-    b = chunk.y[1, i, :n] if len(chunk.y) == 2 else None
-    q, k, v, a = chunk.x[1, i, :n], chunk.y[0, i, :n], chunk.v[i, :n], chunk.x[0, i, :n]
-    return {"q": q, "k": k, "v": v, "a": a, "b": b, "g": g}
+    """All chunks of one head, the last one first; `dS` (padded) and `grads` are filled."""
+    *arrays, v, g, do = given
+    decays, units = decay_tables(g, len(v)), np.array([scale, 1, 0], v.dtype)
+    at, inner = len(states) - 1, dS[: arrays[0].shape[1], : v.shape[1]]
+    while (at := backward((*arrays, v, do), decays, states, dS, grads, units, *buffers, at)) >= 0:
+        part = slice(at * CHUNK, (at + 1) * CHUNK)
+        with np.errstate(all="ignore"):
+            found = steps_pullback(**_steps(given[:-1], part, units[0]), S=states[at], do=do[part], dS=inner)
+        dq, dk, dv, da, db, dg, inner[...] = found
+        for grad, x in zip(grads, (da, dq * units[0], dk, db, dv, dg), strict=True):
+            if x is not None:
+                grad[part] = x
+        at -= 1

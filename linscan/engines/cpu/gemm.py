@@ -13,7 +13,6 @@ from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from linscan.engines.cpu.jit import jit
 from linscan.engines.cpu.simd import LANES, Complex, pointer, vectors
 
 ROWS, COLUMNS = 8, 16  # of a tile: m and n are multiples of these
@@ -35,11 +34,7 @@ def _tile(typingctx: Any, a: Any, b: Any, c: Any, places: Any, n: Any, add: Any)
         pointers = [pointer(context, builder, signature.args[i], args[i]) for i in range(3)]
         numbers = [*cgutils.unpack_tuple(builder, args[3], 7), args[4]]
         values = [*pointers, *numbers, builder.zext(args[5], ir.IntType(8))]
-        kind = ir.FunctionType(ir.VoidType(), [x.type for x in values])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"linscan_tile_{element}")
-        if function.is_declaration:
-            _define(context, function, element)
-        builder.call(function, values)
+        builder.call(_tile_of(context, builder, element, pointers), values)
         return context.get_dummy_value()
 
     return types.void(a, b, c, places, n, add), codegen
@@ -54,7 +49,14 @@ def _tile_in_python(a: Any, b: Any, c: Any, places: Any, n: int, add: bool) -> N
             row += a[a0 + i * si + k * sk] * b[b0 + k * sb :][:COLUMNS]
 
 
-tile: Any = _tile_in_python if getattr(numba.config, "DISABLE_JIT", False) else _tile
+def _tile_of(context: Any, builder: Any, element: Any, pointers: list[Any]) -> Any:
+    """The function that makes a tile, in this module."""
+    i64, i8 = ir.IntType(64), ir.IntType(8)
+    kind = ir.FunctionType(ir.VoidType(), [*(x.type for x in pointers), *[i64] * 8, i8])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"linscan_tile_{element}")
+    if function.is_declaration:
+        _define(context, function, element)
+    return function
 
 
 def _define(context: Any, function: Any, element: Any) -> None:
@@ -124,24 +126,67 @@ def apart(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-@jit
-def gemm(a, sa, b, sb, c, sc, size, shape, add):
+def _gemm_in_python(a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any, size: Any, shape: int, add: bool) -> None:
+    a, b, c, (m, n, k) = a.reshape(-1), b.reshape(-1), c.reshape(-1), size
+    for i in range(0, m, ROWS):
+        lo, hi = min(i, k) if shape == UPPER else 0, min(k, i + ROWS) if shape == LOWER else k
+        for j in range(0, min(n, i + ROWS) if shape == LOWER_OUT else n, COLUMNS):
+            at_a, at_b, at_c = sa[0] + i * sa[1] + lo * sa[2], sb[0] + lo * sb[1] + j, sc[0] + i * sc[1] + j
+            _tile_in_python(a, b, c, (at_a, sa[1], sa[2], at_b, sb[1], at_c, sc[1]), hi - lo, add)
+
+
+@intrinsic
+def _gemm(typingctx: Any, a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any, size: Any, shape: Any, add: Any) -> Any:
     """C (+)= A B for A (m, k), B (k, n) and C (m, n), anywhere in contiguous arrays.
 
     `sa` holds the first entry of A and the strides of its rows and columns, `sb` and `sc` the first entry and the
     stride of the rows, `size` m, n and k. `shape` says where A has zeros, LOWER or UPPER a diagonal, or that what lies
     above the diagonal of C is not wanted, LOWER_OUT, and is left as whole tiles make it.
     """
-    apart()
-    m, n, k = size
-    for i in range(0, m, ROWS):
-        lo, hi, end = 0, k, n
-        if shape == LOWER:
-            hi = min(k, i + ROWS)
-        elif shape == UPPER:
-            lo = min(i, k)
-        elif shape == LOWER_OUT:
-            end = min(n, i + ROWS)
-        for j in range(0, end, COLUMNS):
-            at_a, at_b, at_c = sa[0] + i * sa[1] + lo * sa[2], sb[0] + lo * sb[1] + j, sc[0] + i * sc[1] + j
-            tile(a, b, c, (at_a, sa[1], sa[2], at_b, sb[1], at_c, sc[1]), hi - lo, add)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element = signature.args[0].dtype
+        pointers = [pointer(context, builder, signature.args[i], args[i]) for i in (0, 2, 4)]
+        numbers = [x for i, n in ((1, 3), (3, 2), (5, 2), (6, 3)) for x in cgutils.unpack_tuple(builder, args[i], n)]
+        values = [*pointers, *numbers, args[7], builder.zext(args[8], ir.IntType(8))]
+        kind = ir.FunctionType(ir.VoidType(), [x.type for x in values])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"linscan_gemm_{element}")
+        if function.is_declaration:
+            _define_gemm(context, function, element)
+        builder.call(function, values)
+        return context.get_dummy_value()
+
+    return types.void(a, sa, b, sb, c, sc, size, shape, add), codegen
+
+
+def _define_gemm(context: Any, function: Any, element: Any) -> None:
+    """One function for all products of a kernel, however many of its numbers are known where it is called."""
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    pa, pb, pc, a0, si, sk, b0, sb, c0, sc, m, n, k, shape, add = function.args
+    zero, down, across = (ir.Constant(m.type, x) for x in (0, ROWS, COLUMNS))
+
+    def least(x: Any, y: Any) -> Any:
+        return b.select(b.icmp_signed("<", x, y), x, y)
+
+    def where(kind: int, x: Any, y: Any) -> Any:
+        return b.select(b.icmp_signed("==", shape, ir.Constant(shape.type, kind)), x, y)
+
+    with cgutils.for_range_slice(b, zero, m, down) as (i, _):
+        below = b.add(i, down)
+        lo, hi = where(UPPER, least(i, k), zero), where(LOWER, least(k, below), k)
+        first, row = b.add(b.add(a0, b.mul(i, si)), b.mul(lo, sk)), b.add(c0, b.mul(i, sc))
+        with cgutils.for_range_slice(b, zero, where(LOWER_OUT, least(n, below), n), across) as (j, _):
+            top = b.add(b.add(b0, b.mul(lo, sb)), j)
+            numbers = first, si, sk, top, sb, b.add(row, j), sc, b.sub(hi, lo)
+            b.call(_tile_of(context, b, element, [pa, pb, pc]), [pa, pb, pc, *numbers, add])
+    b.ret_void()
+
+
+tile: Any
+gemm: Any
+if getattr(numba.config, "DISABLE_JIT", False):
+    tile, gemm = _tile_in_python, _gemm_in_python
+else:
+    tile, gemm = _tile, _gemm

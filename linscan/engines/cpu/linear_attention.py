@@ -87,7 +87,7 @@ def buffers(inputs):
 def _head(arrays, g, S, o, states, scale, work, tables):
     """All chunks of one head; `S` (padded), `o` and `states` are filled."""
     q, k, v = arrays
-    decays, units = decay_tables(g, len(q)), np.array([scale, 1], q.dtype)
+    decays, units = decay_tables(g, len(q)), np.array([scale, 1, 0], q.dtype)
     at, inner = 0, S[: k.shape[1], : v.shape[1]]
     while (at := forward(arrays, decays, S, o, states, units, work, tables, at)) < len(decays[2]):
         part = slice(at * CHUNK, (at + 1) * CHUNK)
@@ -102,16 +102,17 @@ def buffers_back(inputs):
     """The same for the pullback."""
     (q, _), _, (v, _), (g, _), _ = inputs
     wide, tall, channels = padded(q.shape[-1]), padded(v.shape[-1]), 1 if g.shape[-1] == 1 else padded(q.shape[-1])
-    shapes = *[(CHUNK, wide)] * 6, *[(CHUNK, tall)] * 3, (wide, CHUNK), (tall, CHUNK), (wide, tall)
+    shapes = *[(CHUNK, wide)] * 7, (wide, CHUNK), *[(CHUNK, tall)] * 3, (tall, CHUNK), (wide, tall)
     shapes = *shapes, (tall, wide), (tall, wide), (CHUNK, CHUNK), (CHUNK, CHUNK), (1, max(wide, tall))
-    tables = *[(CHUNK, channels)] * 5, (CHUNK if channels == 1 else 0, CHUNK), (3, max(CHUNK, wide))
+    tables = *[(CHUNK, channels)] * 3, (CHUNK if channels == 1 else 0, CHUNK), (3, max(CHUNK, wide))
+    tables = *tables, *[(CHUNK, channels)] * 2
     return tuple(np.zeros(x, q.dtype) for x in shapes), tuple(np.ones(x, g.dtype) for x in tables)
 
 
 def _head_back(arrays, g, states, dS, grads, scale, work, tables):
     """All chunks of one head, the last one first; `dS` (padded) and `grads` are filled."""
     q, k, v, do = arrays
-    decays, units = decay_tables(g, len(q)), np.array([scale, 1], q.dtype)
+    decays, units = decay_tables(g, len(q)), np.array([scale, 1, 0], q.dtype)
     at, inner = len(states) - 1, dS[: k.shape[1], : v.shape[1]]
     while (at := backward(arrays, decays, states, dS, grads, units, work, tables, at)) >= 0:
         part = slice(at * CHUNK, (at + 1) * CHUNK)

@@ -58,9 +58,37 @@ CALLS = {
     "layer_norm": (layer_norm, [(5,)], []),
 }
 
+STEPS = {
+    "scan_step": (linscan.scan_step, [(3,)] * 3, []),
+    "block_step": (linscan.block_step, [(2, 2), (2,), (2,)], []),
+    "lse_scan_step": (linscan.lse_scan_step, [(3,)] * 3, []),
+    "max_scan_step": (linscan.max_scan_step, [(3,)] * 3, []),
+    "softmax_average_step": (linscan.softmax_average_step, [(3,)] * 5, []),
+    "selective_step": (
+        lambda u, dt, B, C, h, A: linscan.selective_step(u, dt, A, B, C, h=h, dt_softplus=True),
+        [(3,), (3,), (2,), (2,), (3, 2)],
+        [-np.ones((3, 2), np.float32)],
+    ),
+    "short_conv_step": (
+        lambda u, state, w: linscan.short_conv_step(u, w, None, state),
+        [(2,), (2, 2)],
+        [np.float32([[1, 2, 3], [4, 5, 6]])],
+    ),
+    "dlsim_step": (lambda u, x, *system: linscan.dlsim_step((*system, 1.0), u, x), [(1,), (2,)], SYSTEM),
+    "linear_attention_step": (linscan.linear_attention_step, [(4,), (4,), (3,), (4, 3)], []),
+    "delta_rule_step": (linscan.delta_rule_step, [(4,), (4,), (3,), (), (4, 3)], []),
+    "dplr_attention_step": (linscan.dplr_attention_step, [(4,), (4,), (3,), (4,), (4,), (4, 3)], []),
+    "rnn_step": (
+        lambda x, h, R: linscan.rnn_step("gru", x, R, h=h),
+        [(3, 4), (1, 4)],
+        [np.full((3, 4, 4), 0.1, np.float32)],
+    ),
+    "local_attention_step": (partial(linscan.local_attention_step, window=4), [(4,), (4,), (3,)], []),
+}
+
 
 def problem(rng, name, rows):
-    run, shapes, shared = CALLS[name]
+    run, shapes, shared = (CALLS | STEPS)[name]
 
     def outputs(*arrays):
         found = run(*arrays)
@@ -82,6 +110,19 @@ def test_more_rows_than_a_grid_has_in_y(rng, name):
         for x, y, exact in zip(found, alone, want, strict=True):
             assert same(x[row], y), at
             assert_close(cupy.asnumpy(y), exact, 8 * accumulated("float32", T), at)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_on_the_card_equal_those_on_the_host(rng, name):
+    run, given, shared = problem(rng, name, 3)
+    found = run(*on_gpu(*given), *on_gpu(*shared))
+    for x, exact in zip(found, run(*given, *shared), strict=True):
+        assert isinstance(x, cupy.ndarray)
+        assert_close(cupy.asnumpy(x), exact, 8 * accumulated("float32", T), name)
+
+
+def test_every_step_is_here():
+    assert set(STEPS) == {name for name in linscan.__all__ if name.endswith("_step")}
 
 
 @pytest.mark.parametrize("name", CALLS)

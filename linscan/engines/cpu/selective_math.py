@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
 
 from linscan.engines.cpu.simd import Real
 
@@ -154,9 +153,3 @@ class Functions:
         ratio = self.b.fdiv(small, self.b.fadd(two, small))
         log = self.r.mul(ratio, self.horner(self.atanh, self.r.mul(ratio, ratio)))
         return self.r.add(self.most(x, self.r.zero), log)
-
-
-def for_vectors(builder: Any, count: Any, lanes: int) -> Any:
-    """A loop over ``range(0, count, lanes)``."""
-    zero, step = ir.Constant(count.type, 0), ir.Constant(count.type, lanes)
-    return cgutils.for_range_slice(builder, zero, count, step)

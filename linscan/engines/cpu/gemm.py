@@ -13,7 +13,7 @@ from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from linscan.engines.cpu.simd import LANES, Complex, pointer, vectors
+from linscan.engines.cpu.simd import LANES, pointer, vectors
 
 ROWS, COLUMNS = 8, 16  # of a tile: m and n are multiples of these
 FULL, LOWER, UPPER, LOWER_OUT = range(4)
@@ -23,6 +23,11 @@ def _registers() -> int:
     """Vector registers of this processor: how tall a part of a tile they hold."""
     wide = platform.machine().lower() in ("aarch64", "arm64") or binding.get_host_cpu_features().get("avx512vl")
     return 32 if wide else 16
+
+
+def _wide() -> bool:
+    """Whether a register holds sixteen float32."""
+    return bool(binding.get_host_cpu_features().get("avx512f"))
 
 
 @intrinsic
@@ -49,6 +54,9 @@ def _tile_in_python(a: Any, b: Any, c: Any, places: Any, n: int, add: bool) -> N
             row += a[a0 + i * si + k * sk] * b[b0 + k * sb :][:COLUMNS]
 
 
+tile: Any = _tile_in_python if getattr(numba.config, "DISABLE_JIT", False) else _tile
+
+
 def _tile_of(context: Any, builder: Any, element: Any, pointers: list[Any]) -> Any:
     """The function that makes a tile, in this module."""
     i64, i8 = ir.IntType(64), ir.IntType(8)
@@ -64,12 +72,12 @@ def _define(context: Any, function: Any, element: Any) -> None:
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    v = vectors(context, builder, element)
-    is_complex, size = isinstance(v, Complex), context.get_abi_sizeof(context.get_value_type(element))
-    wide = COLUMNS // LANES if size == 4 else 1
+    is_complex, size = isinstance(element, types.Complex), context.get_abi_sizeof(context.get_value_type(element))
+    lanes = 2 * LANES if _wide() and size == 4 else LANES
+    v, wide = vectors(context, builder, element, lanes), COLUMNS // lanes if size == 4 else 1
     tall = 4 if is_complex or _registers() < 32 else ROWS
     for i in range(0, ROWS, tall):
-        for j in range(0, COLUMNS, wide * LANES):
+        for j in range(0, COLUMNS, wide * lanes):
             _part(builder, function.args, v, context.get_constant_generic(builder, element, 0), (i, tall), (j, wide))
     builder.ret_void()
 
@@ -77,7 +85,7 @@ def _define(context: Any, function: Any, element: Any) -> None:
 def _part(b: Any, args: Any, v: Any, zero: Any, rows: tuple[int, int], columns: tuple[int, int]) -> None:
     """Emit the part of a tile that fits the registers."""
     pa, pb, pc, a0, si, sk, b0, sb, c0, sc, n, add = args
-    down, across = range(rows[0], sum(rows)), [columns[0] + LANES * j for j in range(columns[1])]
+    down, across = range(rows[0], sum(rows)), [columns[0] + v.lanes * j for j in range(columns[1])]
 
     def offset(start: Any, step: Any, count: int, more: int = 0) -> Any:
         return b.add(b.add(start, b.mul(step, ir.Constant(step.type, count))), ir.Constant(step.type, more))
@@ -126,17 +134,8 @@ def apart(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-def _gemm_in_python(a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any, size: Any, shape: int, add: bool) -> None:
-    a, b, c, (m, n, k) = a.reshape(-1), b.reshape(-1), c.reshape(-1), size
-    for i in range(0, m, ROWS):
-        lo, hi = min(i, k) if shape == UPPER else 0, min(k, i + ROWS) if shape == LOWER else k
-        for j in range(0, min(n, i + ROWS) if shape == LOWER_OUT else n, COLUMNS):
-            at_a, at_b, at_c = sa[0] + i * sa[1] + lo * sa[2], sb[0] + lo * sb[1] + j, sc[0] + i * sc[1] + j
-            _tile_in_python(a, b, c, (at_a, sa[1], sa[2], at_b, sb[1], at_c, sc[1]), hi - lo, add)
-
-
 @intrinsic
-def _gemm(typingctx: Any, a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any, size: Any, shape: Any, add: Any) -> Any:
+def gemm(typingctx: Any, a: Any, sa: Any, b: Any, sb: Any, c: Any, sc: Any, size: Any, shape: Any, add: Any) -> Any:
     """C (+)= A B for A (m, k), B (k, n) and C (m, n), anywhere in contiguous arrays.
 
     `sa` holds the first entry of A and the strides of its rows and columns, `sb` and `sc` the first entry and the
@@ -182,11 +181,3 @@ def _define_gemm(context: Any, function: Any, element: Any) -> None:
             numbers = first, si, sk, top, sb, b.add(row, j), sc, b.sub(hi, lo)
             b.call(_tile_of(context, b, element, [pa, pb, pc]), [pa, pb, pc, *numbers, add])
     b.ret_void()
-
-
-tile: Any
-gemm: Any
-if getattr(numba.config, "DISABLE_JIT", False):
-    tile, gemm = _tile_in_python, _gemm_in_python
-else:
-    tile, gemm = _tile, _gemm

@@ -111,8 +111,7 @@ class MLSTM(Layer):
         cell: Any = exponential_vjp if self.gate == "exp" else sigmoid_vjp
         (h, memory), back5 = cell(*(heads(s, H) for s in (q, k, v)), i, f, before, beside)
         normal, back6 = layer_norm_vjp(h)
-        n = channels(normal)
-        s, back7 = activation_vjp(z, "silu")
+        n, (s, back7) = channels(normal), activation_vjp(z, "silu")
         inner = scale * n + skip * a
         y, back8 = dense_vjp(inner * s, params["W_down"])
 

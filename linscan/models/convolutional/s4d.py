@@ -84,8 +84,7 @@ class S4D(Layer):
         training: Training | None = None,
     ) -> tuple[tuple[Array, State], Pullback]:
         """See `Layer`; the state is (…, D, N/2), complex unless ``kind="real"``."""
-        C, B, D = params["C"], params["B"], params["D"]
-        A, dt = self._continuous(params)
+        (A, dt), C, B, D = self._continuous(params), params["C"], params["B"], params["D"]
         (a, w), back1 = discretize_diag_vjp(A, dt, self.method)
         back2: Any
         final: State = None
@@ -102,9 +101,8 @@ class S4D(Layer):
             if recurrent:  # y = Σ C x, and b = w B u feeds x
                 g = self._pairs * dy[..., None]
                 da, db, dh0 = back2(g * C.conj(), dstate)
-                du, dC = (db * (w * B).conj()).sum(-1).real, sum_rows(g * x.conj(), 2)
-                dwB = sum_rows(db * u[..., None], 2)
-                du, dD = du + D * dy, sum_rows(dy * u)
+                du, dD = (db * (w * B).conj()).sum(-1).real + D * dy, sum_rows(dy * u)
+                dC, dwB = sum_rows(g * x.conj(), 2), sum_rows(db * u[..., None], 2)
             else:
                 du, dk, _ = back3(dy)
                 dD = dk[:1].sum(0)

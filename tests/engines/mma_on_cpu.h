@@ -11,6 +11,10 @@ template <class T> inline const T* exchange(T mine) {  // every lane's, until th
   return all[threadIdx.x];
 }
 
+template <class S> float2 numbers(u32 word, S) { return {low(word, S()), high(word, S())}; }
+inline float2 both(u32 word);
+inline float2 numbers(u32 word, float16) { return both(word); }  // others are converted by instructions that only a card has
+
 struct Fragments { u32 a[4], b[2]; };
 template <class S> void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, S) {
   const Fragments* all = exchange(Fragments{{a[0], a[1], a[2], a[3]}, {b0, b1}});
@@ -18,20 +22,31 @@ template <class S> void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, S)
   for (int i = 0; i < 4; i++) {
     const int row = i / 2, column = 2 * t + i % 2;
     for (int k = 0; k < 16; k++) {
-      const u32 x = all[4 * g + k % 8 / 2].a[k / 8 * 2 + row], y = all[4 * column + k % 8 / 2].b[k / 8];
-      d[i] += (k % 2 ? high(x, S()) : low(x, S())) * (k % 2 ? high(y, S()) : low(y, S()));
+      const float2 x = numbers(all[4 * g + k % 8 / 2].a[k / 8 * 2 + row], S());
+      const float2 y = numbers(all[4 * column + k % 8 / 2].b[k / 8], S());
+      d[i] += k % 2 ? x.y * y.y : x.x * y.x;
     }
   }
 }
 
-struct Fragments8 { float a[4], b[2]; };
-inline float cut_off(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
-inline void mma8(float (&d)[4], const float (&a)[4], float b0, float b1) {
-  const Fragments8* all = exchange(Fragments8{{a[0], a[1], a[2], a[3]}, {b0, b1}});
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  for (int i = 0; i < 4; i++)
-    for (int k = 0; k < 8; k++)
-      d[i] += cut_off(all[4 * g + k % 4].a[k / 4 * 2 + i / 2]) * cut_off(all[4 * (2 * t + i % 2) + k % 4].b[k / 4]);
+inline u32 halves(float x, float y) {
+  const _Float16 two[2] = {static_cast<_Float16>(x), static_cast<_Float16>(y)};
+  u32 word;
+  std::memcpy(&word, two, sizeof word);
+  return word;
+}
+inline float2 both(u32 word) {
+  static const std::vector<float> all = [] {  // the compiler's own conversion is slow
+    std::vector<float> values(1 << 16);
+    for (unsigned bits = 0; bits < values.size(); bits++) {
+      _Float16 x;
+      const u16 half = bits;
+      std::memcpy(&x, &half, sizeof x);
+      values[bits] = x;
+    }
+    return values;
+  }();
+  return {all[word & 0xffffu], all[word >> 16]};
 }
 
 template <bool TURNED> void load_tiles(u32 (&x)[4], const void* row) {

@@ -114,3 +114,45 @@ def test_what_is_not_finite_reaches_later_times_and_back_earlier_ones_until_it_i
         for x, y in ((o, clean), *zip(grads[:5], flows[:5], strict=True)):
             np.testing.assert_array_equal(x[which, 40:], y[which, 40:])
         assert np.isfinite(grads[1][which, :22].astype(float)).all() == (which == 6)
+
+
+@pytest.mark.parametrize(("length", "keys", "values", "scale"), [(70, 24, 12, 0.5), (20, 80, 72, 1.0)])
+def test_float32(rng, tmp_path, length, keys, values, scale):
+    (engine,) = load(tmp_path, "delta_rule")
+    q, k, v, beta, g, S0 = problem(rng, length, keys, values, lead=(1,), gated=length == 70)
+    given = [x.astype("float32").view(Array) for x in (q, k, v, beta)]
+    given += [None if g is None else g[..., None].view(Array), None, None]
+    o, S, kept = engine.delta_rule(*given, S0.view(Array), scale=scale, keep=length == 70, workers=None)
+    wide = [None if x is None else oracles.wide(x) for x in (q, k, v, beta, g, S0)]
+    with linscan.use_engine("reference"):
+        (want, last), pullback = linscan.delta_rule_vjp(*wide, scale=scale)
+    assert_close(o, want, 2.0**-20, "o")
+    assert_close(S, last, 2.0**-20, "S")
+    if kept is None:
+        return
+    do, dS = (random(rng, x.shape, "float32").view(Array) for x in (o, S))
+    *grads, _, dS0 = engine.delta_rule_pullback(*given, kept, do, dS, scale=scale, workers=None)
+    for name, got, exact in zip(NAMES, (*grads, dS0), pullback(*map(oracles.wide, (do, dS))), strict=False):
+        assert_close(np.reshape(got, exact.shape), exact, 2.0**-19, f"gradient of {name}")
+
+
+def test_float32_not_finite_or_of_unlike_sizes(rng, tmp_path):
+    (engine,) = load(tmp_path, "single_delta")
+    q, k, v, beta, g, S0 = problem(rng, 70, 9, 33, lead=(1,))
+    v = v.astype(float) * 10 ** rng.uniform(-8, 8, (1, 70, 1))
+    g[rng.random(g.shape) < 0.3] = -np.inf
+
+    def distance():
+        given = [x.astype("float32").view(Array) for x in (q, k, v, beta, g[..., None], 0 * S0)]
+        o, S, _ = engine.delta_rule(*given, scale=1.0, keep=False)
+        with linscan.use_engine("reference"):
+            want, last = linscan.delta_rule(*map(oracles.wide, (q, k, v.astype("float32"), beta, g)))
+        for got, exact in ((o, want), (S, last)):
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
+        norms = [np.linalg.norm(np.where(np.isfinite(want), x, 0), axis=-1) for x in (o - want, want)]
+        return norms[0] / np.maximum(norms[1], 1e-30)
+
+    assert distance().max() < 2.0**-16
+    q[0, 3, 1] = k[0, 9, 2] = v[0, 20, 0] = np.nan
+    v[0, 40, 1], g[0, 60] = np.inf, np.nan
+    assert distance().max() < 2.0**-16

@@ -5,9 +5,7 @@
 
 typedef STORAGE S;
 typedef typename Two<S>::type Both;
-constexpr bool SINGLE = sizeof(S) == 4;  // float32 arrays
-// Rows are so far apart that neighbouring ones lie in different banks: those read along, and those read across.
-constexpr int STEPS = 64, THREADS = 32 * WARPS, PAD = 8, PAD_ACROSS = SINGLE ? 4 : 8;
+constexpr int STEPS = 64, THREADS = 32 * WARPS, PAD = 8;  // rows are so far apart that neighbouring ones lie in different banks
 
 // Steps `begin` to `end` of `width` numbers each, the rest of `rows` rows of WIDTH zeros; where the arrays allow it in the
 // background, see `arrived`.

@@ -1,10 +1,10 @@
 """The delta rule on the GPU: on tensor cores where they take it, else as `dplr_attention`.
 
-One decay a step or none, and keys written along as they are read, have kernels of their own, in delta_chunk.py; other
-decays and keys are terms of dplr_chunk.py.
+One decay a step or none, and keys written along as they are read, have kernels of their own, in delta_chunk.py and, of
+float32 arrays, in single_delta.py; other decays and keys are terms of dplr_chunk.py.
 """
 
-from linscan.engines.cuda import delta_chunk, delta_segments, dplr_chunk
+from linscan.engines.cuda import delta_chunk, delta_segments, dplr_chunk, single_delta
 from linscan.engines.cuda.dplr_attention import dplr_attention, dplr_attention_pullback
 from linscan.engines.cuda.recurrent_step import delta_rule_step
 from linscan.engines.delta_terms import by_terms, unless
@@ -21,6 +21,8 @@ def delta_rule(q, k, v, beta, g, w, reset, S0, *, scale, keep, workers):
         if delta_chunk.fits(q, v, g, w, lead, scale):
             way = delta_segments if delta_segments.is_long(q.shape[-2]) else delta_chunk
             return way.delta_rule(q, k, v, beta, g, S0, scale=scale, keep=keep)
+        if single_delta.fits(q, v, g, w, lead):
+            return single_delta.delta_rule(q, k, v, beta, g, S0, scale=scale, keep=keep)
         if dplr_chunk.fits((q, k, w), v, lead, scale, keyed=False):
             return dplr_chunk.run(_terms(q, k, v, beta, g, w, reset), S0, scale=scale, keep=keep)
     return _by_terms(q, k, v, beta, g, w, reset, S0, scale=scale, keep=keep, workers=workers)

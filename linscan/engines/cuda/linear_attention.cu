@@ -27,22 +27,6 @@
 #endif
 #include "attention_chunk.cuh"
 
-// A block's place: head, segment of time, and columns.
-struct Spot {
-  i64 row, segment, slice, lo, hi, column;
-  int width;
-};
-
-// A segment has `segment` chunks.
-__device__ __forceinline__ Spot spot(const Layout& layout, i64 values, i64 segment, i64 head) {
-  const i64 slices = (values + SLICE - 1) / SLICE, rest = blockIdx.x / slices;
-  Spot x;
-  x.slice = blockIdx.x % slices, x.column = x.slice * SLICE, x.row = rest % layout.rows, x.segment = rest / layout.rows;
-  x.lo = begin(x.segment * segment, head, layout.length), x.hi = begin((x.segment + 1) * segment, head, layout.length);
-  x.width = static_cast<int>(values - x.column < SLICE ? values - x.column : SLICE);
-  return x;
-}
-
 __device__ __forceinline__ void put(State& state, float* to, int keys, i64 values, int width) {
   each(state, threadIdx.x & 31, [=](int key, int c, float& x) {
     if (key < keys && c < width) to[key * values + c] = x;
@@ -91,7 +75,20 @@ __device__ __forceinline__ void multiply(const float (&out)[COLUMNS][4], const M
   }
 }
 
-// Through the segment; returns the product of its decays, zero if it forgets. Without OUT only the state is made.
+constexpr int FURTHER = 1;
+// Steps that the cache is to fetch.
+template <int WIDTH> __device__ __forceinline__ void prefetch(const S* from, i64 time, i64 count, int width) {
+#ifdef __CUDA_ARCH__
+  constexpr int LINE = WIDTH < 64 ? WIDTH : 64, LINES = WIDTH / LINE;  // of 128 bytes
+  for (int i = threadIdx.x; i < STEPS * LINES; i += THREADS) {
+    const int t = i / LINES, n = i % LINES * LINE;
+    if (t < count && n < width) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + t * time + n));
+  }
+#endif
+}
+
+// Through the segment; returns the product of its decays, zero if it forgets. Without OUT only the state is made: less to do
+// while a chunk comes, so the one behind it is on its way too, to the cache.
 template <bool OUT>
 __device__ __forceinline__ float through(State& state, Shared& shared, const Layout& layout, const Spot& x, const S* q, const S* k,
                                          const S* v, const float* g, S* o, int keys, i64 values, float scale,
@@ -110,16 +107,18 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     fetch<KEYS>(stage.k, k + t * step_k, step_k, 0, count, keys, STEPS);
     fetch<SLICE>(stage.v, v + t * step_v, step_v, 0, count, x.width, STEPS);
     commit();
+    if (!OUT && FURTHER) {
+      const i64 later = end + (FURTHER - 1) * STEPS;
+      prefetch<KEYS>(k + later * step_k, step_k, x.hi - later, keys);
+      prefetch<SLICE>(v + later * step_v, step_v, x.hi - later, x.width);
+    }
     const int late = static_cast<int>(extras.backwards);
     if (warp == IDLE) logarithms(ahead, g + (t - late) * step_g, step_g, t ? 0 : late, count, lane);
   };
   i64 chunk = x.lo ? (x.lo - extras.head) / STEPS + 1 : 0, next = begin(chunk + 1, extras.head, layout.length);
   bring(shared.stage[chunk % 2], x.lo, next);
-  bool grows = false;
   const auto prepare = [&](i64 chunk) {
-    if (warp != IDLE) return;
-    gates(shared.gates[chunk % 2], ahead, lane);
-    grows = DECAYS && !(ahead[0] <= 1.0f && ahead[1] <= 1.0f);
+    if (warp == IDLE) gates(shared.gates[chunk % 2], ahead, lane);
   };
   prepare(chunk);
 #pragma unroll 1
@@ -128,35 +127,25 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     const Gates& gate = shared.gates[chunk % 2];
     next = begin(chunk + 1, extras.head, layout.length);
     const int count = static_cast<int>(next - t);
-    if (OUT || SINGLE)
+    if (OUT)
       each_pair(state, lane, [&](int key, int c, float y, float z) { *reinterpret_cast<Both*>(&shared.state[key][c]) = pair<S>(y, z); });
-    if (next < x.hi) bring(shared.stage[(chunk + 1) % 2], next, begin(chunk + 2, extras.head, layout.length)), arrived<1>();
-    else arrived<0>();
-    __syncthreads();
+    if (!OUT) arrived<0>(), __syncthreads();
+    if (next < x.hi) bring(shared.stage[(chunk + 1) % 2], next, begin(chunk + 2, extras.head, layout.length));
+    if (OUT && next < x.hi) arrived<1>();
+    else if (OUT) arrived<0>();
+    if (OUT) __syncthreads();
     decay *= since_start(gate, STEPS - 1);
     if (OUT && KEPT == WRITE) put(shared, extras.kept + (x.row * chunks + chunk) * keys * values + x.column, keys, values, x.width);
     float out[COLUMNS][4] = {};
     Mates others;
     if (OUT) outputs(out, shared, stage, gate, lane);
     if (OUT && MATED) mates(others, layout, x, place, t, count, extras, lane);
-    const auto give = [&] {
-      if (MATED) multiply(out, others, layout, x, t, count, extras, scale, lane);
+    if (OUT && MATED) multiply(out, others, layout, x, t, count, extras, scale, lane);
+    if (OUT)
 #pragma unroll
       for (int n = 0; n < COLUMNS; n++) write(o + t * step_o, step_o, out[n], 16 * quarter(), first_column() + 8 * n, count, x.width, lane, scale);
-    };
-    if (OUT && !SINGLE) give();
     advance(state, gate, stage, lane);
-    bool wild = grows;
     if (next < x.hi) prepare(chunk + 1);
-    if (SINGLE) {
-      each(state, lane, [&](int, int, float& y) { wild |= !is_finite(y); });
-#pragma unroll
-      for (int n = 0; n < COLUMNS; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) wild |= !is_finite(out[n][i]);
-      if (__syncthreads_or(wild)) step_by_step(state, out, shared, stage, gate, keys, lane);
-    }
-    if (OUT && SINGLE) give();
     if (OUT && KEPT == MULTIPLY) {  // forwards, this chunk is the one that many from the end
       const S* other = extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values + x.column;
       float sum = 0.0f;
@@ -168,7 +157,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
       for (int by = 16; by > 0; by /= 2) sum += shuffle_xor(sum, by);
       if (lane == 0) shared.part[warp] = sum;
     }
-    if (!SINGLE || KEPT == MULTIPLY) __syncthreads();
+    if (OUT) __syncthreads();
     if (OUT && KEPT == MULTIPLY && threadIdx.x == 0) {
       float sum = 0.0f;
       for (int w = 0; w < WARPS; w++) sum += shared.part[w];
@@ -179,7 +168,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
 }
 
 // What a segment makes of a state of zero, and the product of its decays. Needing no queries, twice as many blocks fit.
-extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 1 : 2 * BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2 * BLOCKS)
 reduce(const __grid_constant__ Layout layout, const S* k, const S* v, const float* g, float* ends, float* decays, int keys,
        i64 values, i64 segment, const __grid_constant__ Extras extras) {
   extern __shared__ __align__(16) u8 memory[];
@@ -191,31 +180,6 @@ reduce(const __grid_constant__ Layout layout, const S* k, const S* v, const floa
   const float decay = through<false>(state, shared, layout, x, nullptr, k, v, g, nullptr, keys, values, 1.0f, extras);
   put(state, ends + slot * keys * values + x.column, keys, values, x.width);
   if (threadIdx.x == 0 && x.column == 0) decays[slot] = decay;
-}
-
-constexpr int TOGETHER = 8;  // segments read before any is written
-
-// From segment to segment: `ends`, of all but the last, becomes what enters each.
-extern "C" __global__ void carry(const __grid_constant__ Layout layout, float* ends, const float* decays, const float* first,
-                                 i64 segments, i64 size) {
-  const i64 index = blockIdx.x * i64(blockDim.x) + threadIdx.x;
-  if (index >= layout.rows * size) return;
-  const i64 row = index / size, n = index % size;
-  float state = first ? first[locate(layout, row).at[STATE] + n] : 0.0f;
-  for (i64 k = 0; k < segments; k += TOGETHER) {
-    float end[TOGETHER], decay[TOGETHER];
-#pragma unroll
-    for (int i = 0; i < TOGETHER; i++) {
-      const bool more = k + i + 1 < segments;
-      const i64 slot = (k + i) * layout.rows + row;
-      end[i] = more ? ends[slot * size + n] : 0.0f, decay[i] = more ? decays[slot] : 0.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < TOGETHER; i++) {
-      if (k + i < segments) ends[((k + i) * layout.rows + row) * size + n] = state;
-      state = decay[i] == 0.0f ? end[i] : __fmaf_rn(decay[i], state, end[i]);
-    }
-  }
 }
 
 // `starts` is what enters each segment; without it a row is one segment, which begins with `first`.

@@ -1,7 +1,7 @@
 """Linear attention on the GPU: on tensor cores by the kernel of this file where there is one decay a step.
 
-It takes 16-bit arrays, float32 ones in TF32, and exact ones where three products for one beat multiply-adds.
-16-bit arrays with decays by channel are gated_attention.py's; all else goes step after step.
+It takes 16-bit arrays, and float32 ones as sums of two float16 numbers (single_attention.cu). 16-bit arrays with decays
+by channel are gated_attention.py's; all else goes step after step.
 
 The pullback is the same kernel three times, with the arguments in other roles and for two of them time backwards; the
 head of linear_attention.cu says how.
@@ -14,8 +14,8 @@ import cupy
 import numpy as np
 
 from linscan._arrays import Array
-from linscan.engines.cuda import gated_attention, recurrent
-from linscan.engines.cuda._load import kernel, shared_limit
+from linscan.engines.cuda import gated_attention, recurrent, single_sizes
+from linscan.engines.cuda._load import kernel
 from linscan.engines.cuda.head_layout import has_tensor_cores, packed, placed, summed
 from linscan.engines.cuda.recurrent_step import linear_attention_step
 from linscan.engines.reference import linear_attention as reference
@@ -24,10 +24,10 @@ __all__ = ["linear_attention", "linear_attention_pullback", "linear_attention_st
 
 _THREADS, _STEPS, _PAD = 128, 64, 8  # as in linear_attention.cu
 _PRODUCTS = {"exact": 3, "tf32": 1}  # of tensor cores for one of float32 numbers
-_WIDEST = 256  # keys or values that tensor cores take here
-_NARROW = 64  # exact float32 of no more keys and values goes by tensor cores; so do sequences that are cut
+_WIDEST = 256  # keys or values of 16-bit arrays that tensor cores take here
 _WHOLE = 128  # chunks of the longest sequence that is not cut
 _SEGMENT = 64  # chunks of a segment of a longer one
+_FINER = 2  # pieces of a segment that are reduced by themselves
 _NOTHING, _WRITE, _MULTIPLY = range(3)
 _EXTRAS = np.dtype([(name, "i8") for name in ("kept", "dots", "mate", "sums", "head", "backwards")])
 _PARTS = np.dtype([(name, "i8") for name in ("dots", "read", "written")])
@@ -40,7 +40,7 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep, precision, workers):
     if not math.prod(lead) or not recurrent.fits(*sizes, q.dtype):
         return reference.linear_attention(q, k, v, g, S0, precision=precision, workers=workers, **options)
     vector = g is not None and g.shape[-1] > 1
-    if not _is_tiled(q, *sizes, vector, scale, precision):
+    if not _is_tiled(q, *sizes[1:], vector, scale):
         return recurrent.linear_attention(q, k, v, g, S0, **options)
     with q.device:
         if vector:
@@ -52,17 +52,12 @@ def linear_attention(q, k, v, g, S0, *, lead, scale, keep, precision, workers):
     return done.o, done.S, _Kept(kept, done.starts, products) if keep else None
 
 
-def _is_tiled(q: Array, length: int, keys: int, values: int, vector: bool, scale: float, precision: str) -> bool:
+def _is_tiled(q: Array, keys: int, values: int, vector: bool, scale: float) -> bool:
     """Whether tensor cores take it; the number of heads has no say in it, for bits depend on it."""
     scalable = math.isfinite(1 / scale if scale else math.inf)  # the pullback divides by the scale first
-    if not scalable or max(keys, values) > _WIDEST or not has_tensor_cores(q):
-        return False
-    if q.dtype.itemsize == 2:
-        return True
-    wide = max(keys, values)  # the pullback changes their places
-    if q.dtype != np.float32 or vector or _shared(*_tile(wide, wide), q.dtype) > shared_limit(q):
-        return False
-    return precision == "tf32" or wide <= _NARROW or length > _WHOLE * _STEPS
+    if q.dtype.itemsize != 2:
+        return scalable and not vector and single_sizes.takes(q, keys, values)
+    return scalable and max(keys, values) <= _WIDEST and has_tensor_cores(q)
 
 
 def linear_attention_pullback(q, k, v, g, S0, states, do, dS, *, lead, scale, workers):
@@ -133,37 +128,42 @@ def _run(
     """
     (q, k, v, g, mate, S0), layout = placed(lead, q.shape[-2], (q, k, v, g, mate, S0), 1)
     rows, length, keys, values = math.prod(lead), q.shape[-2], q.shape[-1], v.shape[-1]
-    wide, width = _tile(keys, values)
+    single = q.dtype.itemsize == 4
+    wide, width = (single_sizes.tile if single else _tile)(keys, values)
     slices, chunks = -(-values // width), -(-length // _STEPS)
     o, S = cupy.empty((*lead, length, values), q.dtype), cupy.empty((*lead, keys, values), np.float32)
     dots = cupy.empty((slices, *lead, chunks), np.float32) if work == _MULTIPLY else None
-    shares = width // 16 if q.dtype.itemsize == 4 else 1 if wide == 128 else 2  # SHARES of the device code
+    shares = width // 16 if single else 1 if wide == 128 else 2  # warps that share out the columns
     sums = cupy.empty((shares * slices, *lead, length), np.float32) if mate is not None else None
     pointers = (0 if x is None else x.data.ptr for x in (kept, dots, mate, sums))
     head = (length - 1) % _STEPS + 1 if back else min(length, _STEPS)
     extras = np.array([(*pointers, head, back)], _EXTRAS).view(f"V{_EXTRAS.itemsize}")
     whole = all(packed(x) for x in (q, k, v, mate) if x is not None)
     flags = {"DECAYS": g is not None, "PACKED": whole, "KEPT": work, "MATED": mate is not None}
-    flags |= {"PRODUCTS": products} if q.dtype.itemsize == 4 else {}
+    flags |= {"PRODUCTS": products} if single else {}
     macros = [("KEYS", wide), ("SLICE", width), *((name, int(flag)) for name, flag in flags.items())]
     segment = chunks if chunks <= _WHOLE else _SEGMENT
-    segments, shared = -(-chunks // segment), _shared(wide, width, q.dtype)
+    segments, shared = -(-chunks // segment), (single_sizes.shared if single else _shared)(wide, width)
+    source, threads = (
+        ("single_attention.cu", single_sizes.THREADS * width) if single else ("linear_attention.cu", _THREADS * shares)
+    )
 
     def launch(name: str, segments: int, shared: int, *arguments: Any) -> None:
-        code = kernel("linear_attention.cu", name, q.dtype.name, *macros)
+        code = kernel(source, name, q.dtype.name, *macros)
         if code.max_dynamic_shared_size_bytes < shared:
             code.max_dynamic_shared_size_bytes = shared
         grid = segments * rows * slices
-        code((grid,), (shares * _THREADS,), (layout, *arguments, extras), shared_mem=shared)
+        code((grid,), (threads,), (layout, *arguments, extras), shared_mem=shared)
 
     if segments > 1 and starts is None:
-        finer, less = (1, shared) if q.dtype.itemsize == 4 else (2, _shared_less(wide, width))
-        pieces = -(-chunks // (segment // finer))
-        starts, decays = cupy.empty((pieces, *S.shape), np.float32), cupy.empty(pieces * rows, np.float32)
-        launch("reduce", pieces - 1, less, k, v, g, starts, decays, keys, values, segment // finer)
-        carry = kernel("linear_attention.cu", "carry", q.dtype.name, *macros)
-        carry((-(-S.size // 128),), (128,), (layout, starts, decays, S0, pieces, keys * values))
-        starts = cupy.ascontiguousarray(starts[::finer])
+        finer, less = (1, shared) if single else (_FINER, _shared_less(wide, width))
+        pieces = finer * (segments - 1)
+        ends, starts = (cupy.empty((n, *S.shape), np.float32) for n in (pieces, segments))
+        decays = cupy.empty(pieces * rows, np.float32)
+        launch("reduce", pieces, less, k, v, g, ends, decays, keys, values, segment // finer)
+        sizes = np.int32(pieces), np.int32(finer), keys * values
+        carry = kernel(source, "carry", q.dtype.name, *macros)
+        carry((-(-S.size // 128),), (128,), (layout, ends, decays, S0, starts, *sizes))
     launch("run", segments, shared, q, k, v, g, S0, starts, o, S, keys, values, np.float32(scale), segment)
     return _Done(o, S, dots, sums, starts)
 
@@ -174,12 +174,10 @@ def _tile(keys: int, values: int) -> tuple[int, int]:
 
 
 def _shared_less(keys: int, width: int) -> int:
-    """Bytes of what stands first in the struct ``Shared``, for 16-bit arrays: what `reduce` needs of it."""
+    """Bytes of what stands first in the struct ``Shared``: what `reduce` needs of it."""
     return 4 * _STEPS * (keys + width + 2 * _PAD) + 40 * _STEPS
 
 
-def _shared(keys: int, width: int, dtype: np.dtype) -> int:
+def _shared(keys: int, width: int) -> int:
     """Bytes of the struct ``Shared``."""
-    across = width + (_PAD if dtype.itemsize == 2 else 4)
-    stage, scores = _STEPS * (2 * (keys + _PAD) + across), (_STEPS if dtype.itemsize == 4 else 1) * (_STEPS + _PAD)
-    return dtype.itemsize * (2 * stage + keys * across + scores) + 72 * _STEPS + 64
+    return _shared_less(keys, width) + 2 * (2 * _STEPS * (keys + _PAD) + keys * (width + _PAD)) + 32 * _STEPS + 64

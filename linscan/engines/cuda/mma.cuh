@@ -1,5 +1,4 @@
-// Tensor cores with float32 sums: 16 x 8 products over 16 of 16-bit numbers, or over 8 of float32 ones; 8 x 8 tiles out of
-// shared memory.
+// Tensor cores with float32 sums: 16 x 8 products over 16 of 16-bit numbers; 8 x 8 tiles out of shared memory.
 //
 // Of a warp, lane 4 g + t holds (row, column) as pairs of neighbouring columns:
 //   A  16 x 16   (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
@@ -23,16 +22,9 @@ __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u3
 #endif
 }
 
-// Of float32 numbers, whose 11 leading binary digits are looked at: A holds (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4),
-// B holds (t, g), (t + 4, g).
-__device__ __forceinline__ void mma8(float (&d)[4], const float (&a)[4], float b0, float b1) {
-#if __CUDA_ARCH__ >= 800
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
-        "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
-#endif
-}
+// Two numbers as float16 in one word, and back.
+__device__ __forceinline__ u32 halves(float x, float y) { return pair<float16>(x, y); }
+__device__ __forceinline__ float2 both(u32 word) { return {low(word, float16()), high(word, float16())}; }
 
 // Four 8 x 8 tiles, of which lane l points at row l % 8 of tile l / 8; with TURNED each is transposed on the way.
 template <bool TURNED> __device__ __forceinline__ void load_tiles(u32 (&x)[4], const void* row) {

@@ -144,6 +144,7 @@ def encode(params: dict[str, Any], metadata: dict[str, str] | None = None) -> by
     body = b"".join(parts)
     own = {"format": "linscan", "complex": json.dumps(pairs), "sha256": hashlib.sha256(body).hexdigest()}
     header["__metadata__"] = own | (metadata or {})
+    header["__metadata__"]["header_sha256"] = _digest(header)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + body
@@ -154,7 +155,11 @@ def decode(data: bytes, path: str) -> tuple[dict[str, Any], dict[str, str]]:
     size = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + size].decode())
-        metadata = header.pop("__metadata__", {})
+        metadata = header.get("__metadata__", {})
+        own = metadata.pop("header_sha256", None)
+        if own is not None and own != _digest(header):
+            raise ValueError("its header is not the one that was written (checksum)")
+        header.pop("__metadata__", None)
         pairs = set(json.loads(metadata.get("complex", "[]")))
         body = memoryview(data)[8 + size :]
         if metadata.get("sha256", hashlib.sha256(body).hexdigest()) != hashlib.sha256(body).hexdigest():
@@ -163,6 +168,11 @@ def decode(data: bytes, path: str) -> tuple[dict[str, Any], dict[str, str]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadFile(f"{path}: not a whole safetensors file: {error}") from error
     return nested(flat), metadata
+
+
+def _digest(header: dict[str, Any]) -> str:
+    """Of the header without this digest."""
+    return hashlib.sha256(json.dumps(header).encode()).hexdigest()
 
 
 def _array(data: memoryview, entry: dict[str, Any], pair: bool) -> np.ndarray:

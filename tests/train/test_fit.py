@@ -17,10 +17,10 @@ from linscan import _trees
 from linscan.models import LRU, Block, Layer, Stack
 from linscan.train import AdamW, BadFile, Cosine, Diverged, Plateau, Settings, fit, load, save
 from linscan.train import __main__ as command
-from linscan.train.checkpoint import NAME
+from linscan.train.checkpoint import NAME, read_checkpoint
 from linscan.train.data import InMemory, ahead
 from linscan.train.evaluate import evaluate
-from linscan.train.storage import flatten
+from linscan.train.storage import decode, flatten
 from linscan.train.tasks import Copy, ListOps, Parity
 
 TASK = Copy(size=8, symbols=3, count=2, delay=2, evaluations=1)
@@ -124,6 +124,10 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
         with pytest.raises(BadFile, match=why) as error:
             fit(MODEL, TASK, RUN, folder=tmp_path, resume=True, progress=False)
         assert str(path) in str(error.value)
+    for place in range(0, int.from_bytes(good[:8], "little"), 97):  # a bit of the header
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(BadFile):
+            read_checkpoint(path, json.loads(decode(good, "")[1]["linscan"])["who"])
     path.write_bytes(good)
     other = Stack((Block(LRU(8, 6), norm="batch", dropout=0.1),), TASK.inputs, TASK.outputs, tokens=True)
     for model, task, run in ((other, TASK, RUN), (MODEL, Parity(), RUN), (MODEL, TASK, Settings(13))):

@@ -20,7 +20,10 @@ def adopt(who: str, name: str, x: Any) -> Any:
     if hasattr(x, "__cuda_array_interface__"):
         return _cupy(who, name).asarray(x)
     if isinstance(x, (np.ndarray, np.generic, list, tuple)) or hasattr(x, "__array_interface__"):
-        return np.asarray(x)
+        try:
+            return np.asarray(x)
+        except ValueError as error:  # rows of different lengths
+            raise ValueError(f"{who}: {name} makes no array: {error}") from error
     if hasattr(x, "__dlpack__"):
         on_gpu = int(x.__dlpack_device__()[0]) in _CUDA_DEVICES
         return _cupy(who, name).from_dlpack(x) if on_gpu else _from_dlpack(who, name, x)

@@ -91,6 +91,11 @@ def test_what_is_no_array_is_refused(bad):
         _arrays.take("f", x=bad)
 
 
+def test_lists_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="scan: b makes no array: .* inhomogeneous shape"):
+        linscan.scan(0.5, [[1.0, 2.0], [3.0]])
+
+
 def test_masked_arrays_are_refused():
     with pytest.raises(TypeError, match="scan: b is a masked array; fill it or drop its mask first"):
         linscan.scan(0.5, np.ma.masked_array([1.0, 2.0], [False, True]))

@@ -92,7 +92,7 @@ def test_what_is_no_array_is_refused(bad):
 
 
 def test_lists_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match="scan: b makes no array: .* inhomogeneous shape"):
+    with pytest.raises(ValueError, match=r"scan: b makes no array: .* inhomogeneous shape"):
         linscan.scan(0.5, [[1.0, 2.0], [3.0]])
 
 

@@ -5,6 +5,7 @@ imported CuPy already, so the class is looked up in ``sys.modules``.
 """
 
 import importlib
+import inspect
 import math
 import operator
 import sys
@@ -42,10 +43,14 @@ def namespace(*arrays: object) -> ModuleType:
 def take(who: str, **named: Any) -> tuple[Any, ...]:
     """Take the named arguments of op `who`: ``(xp, *arrays)``, all arrays of the one library `xp`.
 
-    None and Python scalars pass through unchanged (the latter are weak in promotion). Sequences and NumPy scalars go
-    where the arrays are.
+    None, where `who` has it as a default, and Python scalars pass through unchanged (the latter are weak in promotion).
+    Sequences and NumPy scalars go where the arrays are.
     """
-    kinds = {type(x) for x in named.values() if x is not None}
+    kinds = {type(x) for x in named.values()}
+    if type(None) in kinds:
+        kinds.remove(type(None))
+        if missing := [name for name, x in named.items() if x is None and name in _required(who)]:
+            raise TypeError(f"{who}: {missing[0]} must be an array; got None")
     if kinds == {np.ndarray}:  # the common cases pay for no checks
         return np, *named.values()
     cupy = sys.modules.get("cupy")
@@ -64,6 +69,14 @@ def take(who: str, **named: Any) -> tuple[Any, ...]:
         plain = {n: xp.asarray(x) if isinstance(x, np.ndarray) else x for n, x in plain.items()}
         _one_device(who, {n: plain[n] for n in device})
     return xp, *plain.values()
+
+
+@cache
+def _required(who: str) -> frozenset[str]:
+    """The arguments that the public function `who`, if there is one, cannot do without, as its signature says."""
+    function = getattr(sys.modules["linscan"], who, None)
+    parameters = [] if function is None else inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in parameters if p.default is p.empty and "None" not in str(p.annotation))
 
 
 def _known(x: Any) -> bool:
@@ -253,17 +266,28 @@ def sum_rows(x: Array, keep: int = 1) -> Array:
     return importlib.import_module("linscan.engines.cuda.row_sums").row_sums(rows).reshape(rest)
 
 
-def beside(*parts: Array) -> Array:
-    """Arrays of one dtype and library, joined at their last axes.
+def repeats(x: Array, given: Any, axis: int) -> bool:
+    """Whether `given`, of which `x` is the broadcast, has an axis `axis` of its own that is one number in memory."""
+    own = getattr(given, "shape", ())
+    return x.shape[axis] > 1 and not x.strides[axis] and len(own) >= x.ndim - axis and own[axis - x.ndim] > 1
 
-    Part by part: CuPy's `concatenate` hands the addresses of small ones over from the host, which a graph cannot.
-    """
-    joined = namespace(parts[0]).empty((*parts[0].shape[:-1], sum(x.shape[-1] for x in parts)), parts[0].dtype)
-    at = 0
-    for x in parts:
-        joined[..., at : at + x.shape[-1]] = x
-        at += x.shape[-1]
-    return joined
+
+def copy_all(targets: Sequence[Array], sources: Sequence[Array]) -> None:
+    """``target[...] = source`` for all of them, which do not overlap: on a GPU in few launches."""
+    if any(map(is_cupy, targets)):
+        importlib.import_module("linscan.engines.cuda.many").copy_all(targets, sources)
+    else:
+        for to, x in zip(targets, sources, strict=True):
+            to[...] = x
+
+
+def move_all(targets: Sequence[Array], sources: Sequence[Array], share: float) -> None:
+    """``target += share (source - target)`` likewise."""
+    if any(map(is_cupy, targets)):
+        importlib.import_module("linscan.engines.cuda.many").move_all(targets, sources, share)
+    else:
+        for to, x in zip(targets, sources, strict=True):
+            to += share * (x - to)
 
 
 def product(x: Array, y: Array) -> Array:

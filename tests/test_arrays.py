@@ -91,6 +91,32 @@ def test_what_is_no_array_is_refused(bad):
         _arrays.take("f", x=bad)
 
 
+ROW, ROWS = np.ones(3), np.ones((3, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("scan", (None, ROW)),
+        ("scan_vjp", (0.5, None)),
+        ("scan_step", (0.5, None, ROW)),
+        ("lse_scan", (None, ROW)),
+        ("softmax_average", (ROW, None)),
+        ("lfilter", ([1.0], None, ROW)),
+        ("allpole", (None, ROW)),
+        ("dlsim", ((1.0, 1.0, 1.0, 0.0, 1.0), None)),
+        ("ssm_kernel", (None, ROW, 4)),
+        ("discretize_diag", (None, 0.1)),
+        ("selective_scan", (ROWS, ROWS, None, ROWS, ROWS)),
+        ("delta_rule", (ROWS, ROWS, ROWS, None)),
+        ("grid_scan", (None,) * 6),
+    ],
+)
+def test_none_is_no_array_where_one_is_needed(name, args):
+    with pytest.raises(TypeError, match=rf"^{name}: \w+ must be an array; got None$"):
+        getattr(linscan, name)(*args)
+
+
 def test_lists_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match=r"scan: b makes no array: .* inhomogeneous shape"):
         linscan.scan(0.5, [[1.0, 2.0], [3.0]])

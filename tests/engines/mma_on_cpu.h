@@ -70,6 +70,7 @@ inline u32 transposed(u32 x) {
 
 inline float __expf(float x) { return std::exp(x); }
 
+inline void prefetch(const void*) {}
 inline void copy16(void* to, const void* from, bool present) {
   if (present) std::memcpy(to, from, 16);
   else std::memset(to, 0, 16);

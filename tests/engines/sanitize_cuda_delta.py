@@ -19,7 +19,8 @@ def finite(*arrays) -> bool:
 def main() -> None:
     cupy.cuda.set_allocator(None)
     rng = np.random.default_rng(0)
-    for length, keys, values, dtype in ((130, 64, 72, "float16"), (70, 9, 5, "bfloat16"), (130, 80, 128, "bfloat16")):
+    sizes = (130, 64, 72, "float16"), (70, 9, 5, "bfloat16"), (130, 80, 128, "bfloat16"), (130, 80, 72, "float32")
+    for length, keys, values, dtype in sizes:
         q, k, v = (
             cupy.asarray(rng.uniform(-0.3, 0.3, (2, length, n)).astype(dtype_of(dtype))) for n in (keys, keys, values)
         )

@@ -46,6 +46,13 @@ __device__ __forceinline__ u32 transposed(u32 x) {
   return y;
 }
 
+// Fetches 128 bytes into the cache.
+__device__ __forceinline__ void prefetch(const void* at) {
+#if __CUDA_ARCH__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#endif
+}
+
 // 16 bytes to shared memory in the background, zeros if not `present`; here after `arrived`, of all but the LATER last
 // commits, and a barrier.
 __device__ __forceinline__ void copy16(void* to, const void* from, bool present) {

@@ -49,26 +49,36 @@ __device__ __forceinline__ Spot place_of(const Layout& layout, i64 values, i64 s
   return x;
 }
 
+// What will be read at the chunk's end.
+__device__ __forceinline__ void prefetch_rows(const S* from, i64 time, int count, int width) {
+  constexpr int LINE = 32;
+  for (int i = threadIdx.x; i < count * (SLICE / LINE); i += THREADS) {
+    const int step = i / (SLICE / LINE), c = i % (SLICE / LINE) * LINE;
+    if (c < width) prefetch(from + step * time + c);
+  }
+}
+
 // Through the segment; returns the product of its decays, zero if it forgets. Without OUT only the state is made.
 template <bool OUT>
 __device__ __forceinline__ float through(State& state, Shared& shared, const Layout& layout, const Spot& x, const S* q, const S* k,
                                          const S* v, const float* g, S* o, int keys, i64 values, float scale,
                                          const Extras& extras) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-  const Place place = locate(layout, x.row);
+  const Place& place = shared.place;  // there, not in registers, of which there are too few
+  if (!threadIdx.x) shared.place = locate(layout, x.row);
+  __syncthreads();
   const i64 step_q = layout.operand[Q].time, step_k = layout.operand[K].time, step_v = layout.operand[V].time;
   const i64 step_g = layout.operand[G].time, step_o = extras.backwards ? -values : values;
-  k += place.at[K], v += place.at[V], g += DECAYS ? place.at[G] : 0;
-  if (OUT) q += place.at[Q], o += (x.row * layout.length + (extras.backwards ? layout.length - 1 : 0)) * values;
+  if (OUT) o += (x.row * layout.length + (extras.backwards ? layout.length - 1 : 0)) * values;
   float decay = 1.0f, ahead[2];
   const i64 chunks = (layout.length + STEPS - 1) / STEPS;
   const auto bring = [&](i64 chunk, i64 t, i64 end) {
     const int count = static_cast<int>(end - t), late = static_cast<int>(extras.backwards);
-    if (OUT) fetch<KEYS>(shared.q, q + t * step_q, step_q, 0, count, keys, STEPS);
-    fetch<KEYS>(shared.k, k + t * step_k, step_k, 0, count, keys, STEPS);
-    fetch<SLICE>(shared.v[chunk % 2], v + t * step_v, step_v, 0, count, x.width, STEPS);
+    if (OUT) fetch<KEYS>(shared.q, q + place.at[Q] + t * step_q, step_q, 0, count, keys, STEPS);
+    fetch<KEYS>(shared.k, k + place.at[K] + t * step_k, step_k, 0, count, keys, STEPS);
+    fetch<SLICE>(shared.v[chunk % 2], v + place.at[V] + t * step_v, step_v, 0, count, x.width, STEPS);
     commit();
-    if (warp == IDLE) logarithms(ahead, g + (t - late) * step_g, step_g, t ? 0 : late, count, lane);
+    if (warp == IDLE) logarithms(ahead, g + place.at[G] + (t - late) * step_g, step_g, t ? 0 : late, count, lane);
   };
   bool grows = false;
   const auto prepare = [&](i64 chunk) {
@@ -95,6 +105,12 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     if (OUT) wild |= units(units_of_state, state);
     wild = __syncthreads_or(wild);
     if (next < x.hi) bring(chunk + 1, next, begin(chunk + 2, extras.head, layout.length));
+    const i64 step_mate = layout.operand[MATE].time;
+    const S* mate = MATED ? extras.mate + place.at[MATE] + t * step_mate : nullptr;
+    // Forwards, this chunk is the one that many from the end.
+    const S* other = KEPT == MULTIPLY ? extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values : nullptr;
+    if (OUT && MATED) prefetch_rows(mate, step_mate, count, x.width);
+    if (OUT && KEPT == MULTIPLY) prefetch_rows(other, values, keys, x.width);
     if (OUT && !wild) {
       wild = scores(shared, gate, lane);
       from_state(out, here, state, units_of_state, shared, lane);
@@ -106,7 +122,7 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
       float(*memory)[SLICE] = reinterpret_cast<float(*)[SLICE]>(&shared);  // queries and keys, which nobody wants now
       put(state, memory[0], KEYS, SLICE, SLICE);
       __syncthreads();
-      step_by_step<OUT>(memory, here, gate, q + t * step_q, k + t * step_k, v + t * step_v, nullptr, {step_q, step_k, step_v, 0},
+      step_by_step<OUT>(memory, here, gate, q + place.at[Q] + t * step_q, k + place.at[K] + t * step_k, v + place.at[V] + t * step_v, nullptr, {step_q, step_k, step_v, 0},
                         count, keys, x.width, [](int, int, float) {});
       __syncthreads();
       const auto get = [](float& x, const float* from, bool) { x = *from; };
@@ -115,15 +131,14 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     }
     if (OUT && MATED) {
       float* sums = extras.sums + (warp * layout.rows + x.row) * layout.length + t;
-      multiply(out, extras.mate + place.at[MATE] + t * layout.operand[MATE].time, layout.operand[MATE].time, sums, count, x.width, scale, lane);
+      multiply(out, mate, step_mate, sums, count, x.width, scale, lane);
     }
     if (OUT)
       each(out, o + t * step_o, step_o, count, x.width, [=](float y, S* to, bool inside) {
         if (inside) *to = scale * y;
       });
     if (!wild) advance(state, here, shared, gate, lane);
-    if (OUT && KEPT == MULTIPLY) {  // forwards, this chunk is the one that many from the end
-      const S* other = extras.kept + (x.row * chunks + chunks - 1 - chunk) * keys * values;
+    if (OUT && KEPT == MULTIPLY) {
       float sum = 0.0f;
       each(state, other, values, keys, x.width, [&](float y, const S* other, bool inside) {
         if (inside) sum = __fmaf_rn(y, *other, sum);

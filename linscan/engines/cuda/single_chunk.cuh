@@ -18,12 +18,12 @@ template <int WIDTH> struct Rows { u16 most[STEPS][WIDTH + PAD], rest[STEPS][WID
 struct Shared {
   Rows<KEYS> queries, keys;
   Rows<STEPS> scores;
+  Rows<16> inverse;  // of the delta rule's diagonal blocks, whose units are in unit_v
   float q[STEPS][KEYS], k[STEPS][KEYS], v[2][STEPS][ACROSS];  // as they came
   Gates gates[2];
   float unit_q[STEPS], unit_k[STEPS], unit_v[STEPS], weight[STEPS], since[STEPS];  // `weight` is what a score is times
   float unit_p[BLOCKS_OF_STEPS][STEPS], part[WARPS];
   Place place;
-  Rows<16> inverse;  // of the delta rule's diagonal blocks, whose units are in unit_v
 };
 typedef float Values[STEPS][ACROSS];
 typedef float State[KEYS / 8][4];  // transposed, 16 x 8 tiles: a warp has 16 columns, all keys

@@ -26,4 +26,4 @@ def tile(keys: int, values: int) -> tuple[int, int]:
 def shared(keys: int, width: int) -> int:
     """Bytes of the struct ``Shared``."""
     split, whole = 8 * (keys + _PAD) + 4 * (_STEPS + _PAD) + 4 * (16 + _PAD), 8 * keys + 8 * (width + 4)
-    return _STEPS * (split + whole + 76) + width // 4
+    return _STEPS * (split + whole + 76) + width // 4 + 64

@@ -56,7 +56,7 @@ class Row:
         return "| " + " | ".join(cells) + " |"
 
 
-_PAUSE = 0.05  # seconds before a timed call: the threads of BLAS keep the cores busy for a while after a product
+_PAUSE = 0.12  # seconds before a timed call: the threads of OpenBLAS spin for 2²⁸ cycles after a product
 
 
 def compare(*candidates: Callable[[], object], rounds: int = 11, seconds: float = 20.0) -> list[float]:

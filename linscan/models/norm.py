@@ -21,7 +21,7 @@ _NORMS = {"layer": ("scale", "shift"), "rms": ("scale",), "batch": ("scale", "sh
 def init_norm(kind: str, channels: int, dtype: Any, buckets: tuple[int, ...] = ()) -> Params:
     """``scale``, and as the norm needs them ``shift`` and the running ``mean`` and ``var``, a row for every bucket."""
     check_choice("Block", "norm", kind, tuple(_NORMS))
-    if buckets and kind != "batch":
+    if buckets and kind not in ("batch", "none"):
         raise ValueError(f"Block: buckets are of a batch norm; got norm={kind!r}")
     shapes = {name: (len(buckets), channels) for name in ("mean", "var") if buckets}
     return {name: np.full(shapes.get(name, channels), float(name in ("scale", "var")), dtype) for name in _NORMS[kind]}

@@ -60,7 +60,7 @@ class Stack(Layer):
         if self.tokens:
             encoder = {"table": rng.standard_normal((self.inputs, D)).astype(dtype)}
         params = {"encoder": encoder, **{f"block{i}": b.init(rng, dtype) for i, b in enumerate(self.blocks)}}
-        norm = init_norm(self._norm, D, dtype, self._buckets)
+        norm = init_norm(self._norm, D, dtype, self.blocks[-1].buckets)
         return params | {"norm": norm, "head": init_dense(rng, D, self.outputs, dtype)}
 
     def apply(
@@ -97,7 +97,7 @@ class Stack(Layer):
             name = f"block{i}"
             before = state[name] if isinstance(state, dict) else state
             (x, finals[name]), backs[name] = block.apply_vjp(params[name], x, before, reset=reset, training=training)
-        x, back_norm = norm_vjp(self._norm, params.get("norm", {}), x, training, self._buckets)
+        x, back_norm = norm_vjp(self._norm, params.get("norm", {}), x, training, self.blocks[-1].buckets)
         p, back_pool = self._pooled(x, lengths)
         y, back_out = dense_vjp(p, params["head"]["w"], params["head"]["b"])
 
@@ -127,10 +127,6 @@ class Stack(Layer):
     @property
     def _norm(self) -> str:
         return self.blocks[-1].norm if self.blocks[-1].prenorm else "none"
-
-    @property
-    def _buckets(self) -> tuple[int, ...]:
-        return self.blocks[-1].buckets if self._norm != "none" else ()
 
     def _encoded(self, params: Params, u: Array) -> tuple[Array, Callable[[Array], tuple[Array | None, Params]]]:
         if self.tokens:

@@ -14,18 +14,19 @@ import numpy as np
 from benchmarks.gpu import Row, timed
 from linscan.models import Stack
 from linscan.ops.activation import activation, activation_vjp, gate_vjp
-from linscan.ops.feedthrough import feedthrough_vjp
+from linscan.ops.half_glu import half_glu_vjp
 from linscan.ops.norm import batch_statistics_norm_vjp
+from linscan.ops.ports import inlet_vjp, outlet_vjp
 from linscan.train import AdamW, Settings, fit
 from linscan.train.optimisers import RECURRENT, Group
 from linscan.train.presets import LAYERS
 
 BATCH, LENGTH, DEPTH, D, STATES, TOKENS, CLASSES = 50, 2048, 8, 128, 16, 17, 10
 
-# Reads and writes of (batch, T, D) arrays by a block whose passes cannot be joined further. Forward: statistics 1, norm
-# 2, B u 1, C x + D u 2, f 2, the product 2, gate and sum 4. Back: gate 5, the product 4, f 4, C 2, B 1, D 3, statistics
-# 2, norm 4. States, an eighth of the channels, are left out.
-PASSES = 14 + 25
+# Reads and writes of (batch, T, D) arrays by a block as it is joined into passes. Forward: statistics 1, norm 2, B u 1,
+# C x + D u 2, activation, product, gate, sum 4. Back: those 5, their weights 2, C 2, B and D 3, statistics 2, norm 4.
+# States, an eighth of the channels, are left out.
+PASSES = 10 + 18
 
 
 class Fixed:
@@ -62,19 +63,26 @@ def passes() -> Iterator[Row]:
     x, z, around = (cupy.random.standard_normal(shape, dtype=np.float32) for _ in range(3))
     b = cupy.ones(D, np.float32)
     normal, gated = batch_statistics_norm_vjp(x, b, b)[1], gate_vjp(x, z, b, around)[1]
-    curved, direct = activation_vjp(x, "gelu_tanh")[1], feedthrough_vjp(x, z, b)[1]
-    calls: dict[str, tuple[int, Callable[[], Any]]] = {
+    curved = activation_vjp(x, "gelu_tanh")[1]
+    w = cupy.random.standard_normal((D, D), dtype=np.float32) / 11
+    states = cupy.random.standard_normal((*shape[:1], STATES, 2), dtype=np.float32).view(np.complex64)[..., 0]
+    B, C = states[:D, : STATES // 2], states[:D].T
+    opened = half_glu_vjp(x, w, b, around)[1]
+    v, through = inlet_vjp(x, B, b)
+    calls: dict[str, tuple[float, Callable[[], Any]]] = {
         "`batch_norm` by the batch": (3, lambda: batch_statistics_norm_vjp(x, b, b)[0]),
         "pullback, with what flows around": (6, lambda: normal(z, around)),
         "`activation` gelu_tanh": (2, lambda: activation(x, "gelu_tanh")),
         "pullback and a sum": (4, lambda: curved(z, around)),
         "`gate` with bias and sum": (4, lambda: gate_vjp(x, z, b, around)[0]),
         "pullback": (5, lambda: gated(around)),
-        "`feedthrough`": (3, lambda: feedthrough_vjp(x, z, b)[0]),
-        "its pullback and a sum": (4, lambda: direct(around, x)),
+        "`half_glu`, activation, product and gate": (4, lambda: half_glu_vjp(x, w, b, around)[0]),
+        "its pullback": (7, lambda: opened(around)),
+        "`outlet`, C x + D u of 16 states": (2.25, lambda: outlet_vjp(states, C, x, b)[0]),
+        "`inlet`'s pullback, of 8 states": (3.125, lambda: through(v, around)),
     }
     for name, (count, call) in calls.items():
-        yield Row(f"{name}, float32 {shape}", count * x.nbytes, timed([call]))
+        yield Row(f"{name}, float32 {shape}", round(count * x.nbytes), timed([call]))
 
 
 def rows() -> Iterator[Row]:

@@ -266,19 +266,6 @@ def sum_rows(x: Array, keep: int = 1) -> Array:
     return importlib.import_module("linscan.engines.cuda.row_sums").row_sums(rows).reshape(rest)
 
 
-def beside(*parts: Array) -> Array:
-    """Arrays of one dtype and library, joined at their last axes.
-
-    Part by part: CuPy's `concatenate` hands the addresses of small ones over from the host, which a graph cannot.
-    """
-    joined = namespace(parts[0]).empty((*parts[0].shape[:-1], sum(x.shape[-1] for x in parts)), parts[0].dtype)
-    at = 0
-    for x in parts:
-        joined[..., at : at + x.shape[-1]] = x
-        at += x.shape[-1]
-    return joined
-
-
 def repeats(x: Array, given: Any, axis: int) -> bool:
     """Whether `given`, of which `x` is the broadcast, has an axis `axis` of its own that is one number in memory."""
     own = getattr(given, "shape", ())

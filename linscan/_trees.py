@@ -1,6 +1,6 @@
 """Structures of arrays: an array, or a tuple, list or dict of structures (a *tree*, as in JAX, without a registry)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 Tree = Any  # an array, or a tuple, list or dict of trees; None is a leaf
@@ -25,17 +25,16 @@ def named_arrays(who: str, name: str, tree: Tree) -> dict[str, Any]:
 
 def rebuild(like: Tree, values: Iterable[Any]) -> Tree:
     """A tree like `like` with other leaves, given in the order of `leaves`."""
-    rest = iter(values)
+    return _built(like, iter(values))
 
-    def build(node: Tree) -> Tree:
-        if isinstance(node, dict):
-            return {key: build(part) for key, part in node.items()}
-        if isinstance(node, (list, tuple)):
-            parts = [build(part) for part in node]
-            return type(node)(*parts) if hasattr(node, "_fields") else type(node)(parts)
-        return next(rest)
 
-    return build(like)
+def _built(node: Tree, rest: Iterator[Any]) -> Tree:  # no closure that knows itself: it would keep the leaves alive
+    if isinstance(node, dict):
+        return {key: _built(part, rest) for key, part in node.items()}
+    if isinstance(node, (list, tuple)):
+        parts = [_built(part, rest) for part in node]
+        return type(node)(*parts) if hasattr(node, "_fields") else type(node)(parts)
+    return next(rest)
 
 
 def matched(who: str, name: str, tree: Tree, like_name: str, like: Tree) -> list[Any]:

@@ -122,6 +122,16 @@ class _Module(types.ModuleType):
         return call
 
 
+def _copy_all(targets: list[object], sources: list[object]) -> None:
+    for to, x in zip(targets, sources, strict=True):
+        to[...] = x
+
+
+def _move_all(targets: list[object], sources: list[object], share: float) -> None:
+    for to, x in zip(targets, sources, strict=True):
+        to += share * (x - to)
+
+
 @contextmanager
 def strict_cupy() -> Iterator[types.ModuleType]:
     """Put the stand-in where linscan looks for CuPy."""
@@ -131,6 +141,7 @@ def strict_cupy() -> Iterator[types.ModuleType]:
     capture = types.SimpleNamespace(capturing=lambda: False, capturable=lambda run: run, held=lambda thing: thing)
     names = ("cupy", "cupyx", "cupyx.scipy", "cupyx.scipy.special")
     ours = {"row_sums": sums, "capture": capture, "cublas": types.SimpleNamespace(product=lambda x, y: x @ y)}
+    ours["many"] = types.SimpleNamespace(copy_all=_copy_all, move_all=_move_all)
     stands_in = dict(zip(names, (module, *map(types.ModuleType, names[1:3]), functions), strict=True))
     stands_in |= {f"linscan.engines.cuda.{name}": part for name, part in ours.items()}
     before = {name: sys.modules.get(name) for name in stands_in}

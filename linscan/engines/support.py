@@ -23,6 +23,7 @@ REAL = "eEfd"
 # A row names an engine once the op's tests have passed on it as it stands; those of "cuda" on a card.
 SUPPORT: dict[str, dict[str, str]] = {
     "scan": {"reference": ALL, "cpu": ALL, "cuda": ALL, "numba_cuda": "fdFD"},
+    "two_way": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "block_scan": {"reference": ALL, "cpu": ALL, "cuda": ALL},
     "lse_scan": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "max_scan": {"reference": REAL, "cpu": REAL, "cuda": REAL},
@@ -49,6 +50,8 @@ SUPPORT: dict[str, dict[str, str]] = {
     "batch_norm": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "activation": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "gate": {"reference": REAL, "cpu": REAL, "cuda": REAL},
+    "half_glu": {"reference": "fd", "cpu": "fd", "cuda": "fd"},
+    "ports": {"reference": "fd", "cpu": "fd", "cuda": "fd"},
     "feedthrough": {"reference": REAL, "cpu": REAL, "cuda": REAL},
     "adamw": {"reference": REAL, "cpu": REAL, "cuda": "fd"},
     "dense": {"reference": "fd", "cpu": "fd", "cuda": "fd"},

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 
 from linscan._arrays import Array, check_choice, cotangent
+from linscan.models.gate import GATES, mixed_vjp, opened_vjp
 from linscan.models.initial import init_dense
-from linscan.models.layer import Layer, Params, Pullback, State, Training, affine
+from linscan.models.layer import Layer, Params, Pullback, State, Training
 from linscan.models.norm import init_norm, norm_vjp
-from linscan.ops.activation import activation_vjp, gate_vjp, glu_vjp
-from linscan.ops.dense import dense_vjp
+from linscan.ops.activation import activation_vjp
 from linscan.ops.dropout import dropout_vjp
-
-_GATES = ("glu", "half_glu1", "half_glu2", "linear", "none")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Block(Layer):
 
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
         """``norm``, ``layer`` and ``mix`` (what the gate multiplies by), as far as there are any."""
-        check_choice("Block", "gate", self.gate, _GATES)
+        check_choice("Block", "gate", self.gate, GATES)
         norm = init_norm(self.norm, self.channels, dtype, self.buckets)
         params = {"norm": norm, "layer": self.layer.init(rng, dtype)}
         if self.gate != "none":
@@ -107,9 +105,12 @@ class Block(Layer):
     def _added(self, params: Params, x: Array, u: Array, rng: Any) -> tuple[Array, Callable[[Array], Any]]:
         """The block's input u with what becomes of x added, and the pullback to x and ``mix``; u gets dy itself."""
         whole = rng is None or not self.dropout
+        mix = params.get("mix", {})
+        if whole and self.gate == "half_glu2":
+            return opened_vjp(mix, x, u, self.activation)
         a, back1 = activation_vjp(x, self.activation)
         a, back2 = dropout_vjp(a, self.dropout, rng, tied=self.tied)
-        m, back3 = self._gated(params, x, a, u if whole else None)
+        m, back3 = mixed_vjp(self.gate, mix, x, a, u if whole else None)
         m, back4 = dropout_vjp(m, self.dropout, rng, tied=self.tied)
 
         def pullback(dy: Array) -> tuple[Array, Params]:
@@ -117,29 +118,6 @@ class Block(Layer):
             return back1(back2(da), dx), dmix
 
         return m if whole else u + m, pullback
-
-    def _gated(self, params: Params, x: Array, a: Array, u: Array | None) -> tuple[Array, Callable[[Array], Any]]:
-        """The gate's output, added to u if that is given, and the pullback to x past the activation, a and ``mix``."""
-        if self.gate == "none":
-            return a if u is None else u + a, lambda dy: (None, dy, {})
-        w, b = affine(params["mix"])
-        if self.gate.startswith("half"):
-            m, back1 = dense_vjp(a, w)
-            y, back2 = gate_vjp(a if self.gate == "half_glu1" else x, m, b, u)
-        else:
-            m, back1 = dense_vjp(a, w, b)
-            y, back2 = glu_vjp(m, u) if self.gate == "glu" else (m if u is None else u + m, lambda dy: (dy,))
-
-        def pullback(dy: Array) -> tuple[Array | None, Array, Params]:
-            if not self.gate.startswith("half"):
-                da, dw, db = back1(back2(dy)[0])
-                return None, da, {"w": dw, "b": db}
-            dvalue, dm, db, _ = back2(dy)
-            da, dw, _ = back1(dm)
-            both = (None, da + dvalue) if self.gate == "half_glu1" else (dvalue, da)
-            return *both, {"w": dw, "b": db}
-
-        return y, pullback
 
     def step(self, params: Params, u: Array, state: State) -> tuple[Array, State]:
         """One time of u, (…, D)."""

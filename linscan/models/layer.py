@@ -34,8 +34,8 @@ class Training:
 
     def update(self) -> None:
         """Move the running statistics towards the batch's."""
-        for running, batch in self.statistics:
-            running += (1 - self.kept) * (batch - running)
+        running, batch = ([pair[i] for pair in self.statistics] for i in range(2))
+        _arrays.move_all(running, batch, 1 - self.kept)
         self.statistics.clear()
 
 

@@ -80,57 +80,57 @@ def dense_vjp(
         raise ValueError(f"{who}: u and w must have shapes (..., I) and (I, J); got {u.shape} and {w.shape}")
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"{who}: b must have shape {w.shape[1:]}; got {b.shape}")
-    x, w = (_working(xp, a, dtype) for a in (u, w))
+    x, w = (working(xp, a, dtype) for a in (u, w))
     rows = _arrays.matrix(x)
-    y = _product(xp, rows, w, real, None if b is None else b.real if real else b)
+    y = product(xp, rows, w, real, None if b is None else b.real if real else b)
     dtype = _arrays.real_dtype(dtype) if real else dtype
     y = _arrays.cast(xp, y, dtype).reshape(*u.shape[:-1], w.shape[1])
 
     def pullback(dy: Array | None) -> tuple[Array, Array, Array | None]:
         # y = u w + b hands dy to its factors: du = dy w^H, dw = u^H dy, db = Σ dy. The real part takes a real dy.
         g = _arrays.cotangent(who, "dy", dy, y)
-        g = _arrays.matrix(_working(xp, g, g.dtype))
-        du = _product(xp, g, w.conj().T, u.dtype.kind != "c")
-        dw, db = _sums(xp, rows, g, w.dtype.kind != "c", b is not None)
+        g = _arrays.matrix(working(xp, g, g.dtype))
+        du = product(xp, g, w.conj().T, u.dtype.kind != "c")
+        dw, db = sums(xp, rows, g, w.dtype.kind != "c", b is not None)
         grads = map(_arrays.grad_like, (du.reshape(u.shape), dw, db), given)
         return next(grads), next(grads), next(grads)
 
     return y, pullback
 
 
-def _working(xp: Any, x: Array, dtype: np.dtype) -> Array:
+def working(xp: Any, x: Array, dtype: np.dtype) -> Array:
     """`x` in the precision that arithmetic on `dtype` is done in, real if it is."""
     work = _arrays.accum_dtype(dtype)
     return _arrays.cast(xp, x, work if x.dtype.kind == "c" else _arrays.real_dtype(work))
 
 
-def _product(xp: Any, x: Array, w: Array, real: bool, b: Array | None = None) -> Array:
+def product(xp: Any, x: Array, w: Array, real: bool, b: Array | None = None) -> Array:
     """``x @ w + b``, or its real part, by real products wherever a factor or the result is real."""
     # A complex row is read as the interleaved parts it is in memory; parts taken out of it would first be copied.
     kinds = x.dtype.kind == "c", w.dtype.kind == "c"
     if kinds == (False, True) and not real:
-        return _plus(_run(x, _parts(xp, w)).view(w.dtype), b)
+        return _plus(_run(x, parts(xp, w)).view(w.dtype), b)
     if kinds == (True, True) and real:
-        return _run(_parts(xp, x), _parts(xp, w.conj().T).T, b)
+        return _run(parts(xp, x), parts(xp, w.conj().T).T, b)
     if real or kinds == (False, False):
         x, w = (xp.ascontiguousarray(a.real) if a.dtype.kind == "c" else a for a in (x, w))
         return _run(x, w, b) if b is None or b.dtype.kind != "c" else _plus(_run(x, w), b)
     return _plus(x @ w, b)
 
 
-def _sums(xp: Any, x: Array, dy: Array, real: bool, bias: bool) -> tuple[Array, Array | None]:
+def sums(xp: Any, x: Array, dy: Array, real: bool, bias: bool) -> tuple[Array, Array | None]:
     """The gradients ``xᴴ dy``, or its real part, of weights and ``Σ dy`` of a bias, if there is one."""
     kinds = x.dtype.kind == "c", dy.dtype.kind == "c"
     if kinds == (False, False):
         return pick("dense_pullback", x.dtype, x)(x, dy, bias)
     if kinds == (False, True):
-        dw, db = pick("dense_pullback", x.dtype, x)(x, _parts(xp, dy), bias)
+        dw, db = pick("dense_pullback", x.dtype, x)(x, parts(xp, dy), bias)
         return dw.view(dy.dtype), db.view(dy.dtype) if bias else None
     db = _arrays.sum_rows(dy) if bias else None
     if kinds == (True, False):
-        dw, _ = pick("dense_pullback", dy.dtype, dy)(dy, _parts(xp, x), False)
+        dw, _ = pick("dense_pullback", dy.dtype, dy)(dy, parts(xp, x), False)
         return dw.view(x.dtype).T.conj(), db
-    return _product(xp, x.conj().T, dy, real), db
+    return product(xp, x.conj().T, dy, real), db
 
 
 def _run(x: Array, w: Array, b: Array | None = None) -> Array:
@@ -141,7 +141,7 @@ def _plus(y: Array, b: Array | None) -> Array:
     return y if b is None else y + b
 
 
-def _parts(xp: Any, x: Array) -> Array:
+def parts(xp: Any, x: Array) -> Array:
     """The matrix of real and imaginary parts beside each other that a complex one is in memory."""
     return xp.ascontiguousarray(x).view(_arrays.real_dtype(x.dtype))
 
@@ -205,7 +205,7 @@ def embedding_vjp(tokens: Array, table: Array) -> tuple[Array, Callable[[Array |
 
     def pullback(dy: Array | None) -> tuple[None, Array]:
         g = _arrays.cotangent(who, "dy", dy, y).reshape(-1, table.shape[1])
-        g, flat = _working(xp, g, g.dtype), tokens.reshape(-1)
+        g, flat = working(xp, g, g.dtype), tokens.reshape(-1)
         rows, step = xp.arange(len(table))[:, None], max(1, _ELEMENTS // max(1, len(table)))
         dtable = xp.zeros(table.shape, g.dtype)
         for first in range(0, len(flat), step):

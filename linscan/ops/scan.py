@@ -238,6 +238,8 @@ def scan_vjp(
     options = {"axis": axis, "reverse": bool(reverse), "reset": reset, "workers": workers}
     h = pick("scan", dtype, b)(a, b, h0, out=None, **options)
     run = pick("scan_pullback", dtype, b)
+    if _arrays.repeats(a, given[0], axis):
+        a = a.copy()  # an engine may sum the gradient of an `a` over times that it has one number for
 
     def pullback(dh: Array | None) -> tuple[Array, Array, Array | None]:
         dh = _arrays.cotangent("scan_vjp", "dh", dh, h)

@@ -82,7 +82,8 @@ def fit(
     """
     with own_stream(places.library(device)):
         run = Run(model, data, settings, folder, resume, device)
-        with interruptible() as interrupted, closing(Log(run.folder, settings.steps, run.now.step, progress)) as log:
+        log = Log(run.folder, settings.steps, run.now.step, progress)
+        with interruptible() as interrupted, closing(run), closing(log):
             while not run.now.stopped and run.now.step < settings.steps and not interrupted():
                 run.some_steps(log, interrupted)
             log.draw()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
+from linscan import _arrays
 from linscan.models.layer import Training
 
 Results = tuple[Any, dict[str, Any]]
@@ -59,6 +60,12 @@ class Replay:
         if training.rng is not None and training.rng.bit_generator.state != before:
             self.refused = "random numbers are drawn on the host"
         return _copied(results, training, training.statistics)
+
+    def close(self) -> None:
+        """Forget all graphs and give their memory back: pieces of a pool hold each other until someone asks."""
+        self._graphs.clear()
+        self._seen.clear()
+        self._pool.free_all_blocks()
 
     def _launched(self, key: Any, batch: dict[str, Any], training: Training) -> Results:
         graph, inputs, statistics, results = self._graphs[key]
@@ -117,6 +124,9 @@ class Replay:
 
 def _copied(results: Results, training: Training, statistics: list[tuple[Any, Any]]) -> Results:
     """Results and statistics of a batch in memory of their own: that of graphs is written again."""
-    training.statistics = [(running, x.copy()) for running, x in statistics]
     value, arrays = results
-    return value.copy(), {name: x.copy() for name, x in arrays.items()}
+    old = [value, *arrays.values(), *(x for _, x in statistics)]
+    new = [_arrays.namespace(x).empty_like(x) for x in old]
+    _arrays.copy_all(new, old)
+    training.statistics = [(running, x) for (running, _), x in zip(statistics, new[1 + len(arrays) :], strict=True)]
+    return new[0], dict(zip(arrays, new[1:], strict=False))

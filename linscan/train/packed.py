@@ -54,14 +54,14 @@ class Packed:
 
     def gather(self, arrays: dict[str, Array], *, wide: bool = False) -> dict[str, Array]:
         """Copies of other arrays of the same names and shapes, in rows like these, with zeros between them."""
-        # One by one: CuPy's `concatenate` hands their addresses over from the host, which a captured graph cannot.
+        # Not by CuPy's `concatenate`, which hands their addresses over from the host, as a captured graph cannot.
         xp = _arrays.namespace(*arrays.values())
         rows = {}
         for first, names in self._names.items():
             dtype = self.wide[first].dtype if wide else _arrays.real_dtype(self._like[first][1])
             rows[first] = xp.zeros(sum(map(self._space, names)), dtype)
-        for name, x in self.split(rows).items():
-            x[...] = arrays[name]
+        places = self.split(rows)
+        _arrays.copy_all([*places.values()], [arrays[name] for name in places])
         return rows
 
     def split(self, rows: dict[str, Array]) -> dict[str, Array]:

@@ -85,6 +85,11 @@ class Run:
         self.save()
         log.row(figures | {"factor": s.schedule.factor(now.step, now.schedule)})
 
+    def close(self) -> None:
+        """Give back the memory that steps on a GPU work in."""
+        if self.replay:
+            self.replay.close()
+
     def final(self) -> dict[str, float]:
         """Figures of the best parameters over the data kept for the end, if it has come."""
         if not self.now.stopped or not hasattr(self.data, "finals"):

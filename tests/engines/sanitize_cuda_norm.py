@@ -17,14 +17,17 @@ from linscan.train.storage import flatten, nested
 def main() -> None:
     cupy.cuda.set_allocator(None)
     rng, optimiser = np.random.default_rng(0), AdamW(0.1)
-    for norm, gate, channels in (("batch", "half_glu2", 132), ("layer", "half_glu1", 5), ("rms", "glu", 8)):
+    blocks = ("batch", "half_glu2", 132), ("batch", "half_glu2", 64), ("layer", "half_glu1", 5), ("rms", "glu", 8)
+    for norm, gate, channels in blocks:
         model = Stack(
             (Block(S5(channels, 8, bidirectional=True), norm, gate=gate),) * 2, 5, 3, tokens=True, pool="mean"
         )
         params = {name: cupy.asarray(x) for name, x in flatten(model.init(rng)).items()}
         packed = Packed(params, optimiser.kind)
         tokens = cupy.asarray(rng.integers(0, 5, (3, 301)))
-        (y, _), back = model.apply_vjp(nested(packed.arrays), tokens, training=Training(rng))
+        training = Training(rng)
+        (y, _), back = model.apply_vjp(nested(packed.arrays), tokens, training=training)
+        training.update()
         grads = packed.gather(flatten(back(y)[0]))
         optimiser.update(packed.rows, grads, optimiser.start(packed.rows), 1, 1.0)
         assert all(bool(cupy.isfinite(x).all()) for x in packed.rows.values())

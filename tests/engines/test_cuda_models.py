@@ -80,7 +80,16 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path):
     resumes_to_the_same_bits(tmp_path, 9, "cuda")
 
 
-class Unseen(Replay):
+class Watched(Replay):
+    """Notes how many graphs there were when it was closed, and the memory that was not given back."""
+
+    def close(self):
+        self.graphs = len(self._graphs)
+        super().close()
+        self.left = self._pool.total_bytes()
+
+
+class Unseen(Watched):
     """Runs every step as it is."""
 
     def __call__(self, run, batch, training):
@@ -99,10 +108,11 @@ def test_a_graph_of_a_step_gives_its_bits(monkeypatch, name):
     task = Copy(size=4, symbols=3, count=2, delay=2, evaluations=1)
     model = stack(task, name, "tiny", 6)
     runs = []
-    for kind in (Replay, Unseen):
+    for kind in (Watched, Unseen):
         monkeypatch.setattr(run, "Replay", lambda kind=kind: replay(kind))
         runs.append(fit(model, task, Settings(8, optimiser=AdamW(0.01), every=4), device="cuda", progress=False))
-    assert [len(x._graphs) for x in made] == [1, 0], made[0].refused
+    assert [x.graphs for x in made] == [1, 0], made[0].refused
+    assert [x.left for x in made] == [0, 0]
     for x, y in zip(leaves(runs[0].params), leaves(runs[1].params), strict=True):
         np.testing.assert_array_equal(x, y)
     for one, two in zip(*(fitted.history for fitted in runs), strict=True):

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 import linscan
-from linscan import _trees
+from linscan import _arrays, _trees
 from linscan.engines import pick
 from linscan.models import LRU, S5, Block, Stack, Training
-from linscan.ops import activation, feedthrough, norm
+from linscan.ops import activation, norm
+from linscan.ops.dense import embedding_vjp
+from linscan.ops.half_glu import half_glu_vjp
+from linscan.ops.ports import inlet_vjp, outlet_vjp
 from tests import oracles
 from tests.conftest import random
 from tests.engines.on_device import poison, same
@@ -73,13 +76,77 @@ def test_statistics_of_many_rows_keep_their_digits(rng, offset):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gates_and_direct_terms(rng, dtype, shape):
+def test_gates(rng, dtype, shape):
     value, z, around = (random(rng, shape, dtype) for _ in range(3))
     b, tolerance = random(rng, shape[-1:], dtype), summed(dtype, 4 * value.size)
     for given in ((b, around), (None, None)):
         check(activation.gate_vjp, (value, z, *given), tolerance)
         check(activation.glu_vjp, (np.concatenate([value, z], -1), given[1]), tolerance)
-    check(feedthrough.feedthrough_vjp, (value, z, b), tolerance, (1,))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(0, 64), (1, 128), (3, 67, 64), (9000, 128), (50, 24)])
+def test_a_gate_opened_by_what_it_lets_through(rng, dtype, shape):
+    D = shape[-1]
+    x, around = (random(rng, shape, dtype) for _ in range(2))
+    w, b = random(rng, (D, D), dtype), random(rng, (D,), dtype)
+    tolerance = summed(dtype, 4 * D * max(1, x.size // D))
+    for given in ((b, around), (None, None)):
+        check(half_glu_vjp, (x, w, *given), tolerance)
+    check(half_glu_vjp, (x, w, b, around), tolerance, kind="silu")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("shape", "states"), [
+    ((0, 6), 4), ((2, 40, 128), 8), ((9001, 70), 12), ((33, 5), 8), ((100, 130), 16), ((300, 64), 20), ((50, 16), 5),
+    ((5000, 5), 8), ((40_000, 129), 16),
+])  # fmt: skip
+def test_ends_of_state_spaces(rng, dtype, shape, states):
+    D, like = shape[-1], np.result_type(dtype, "complex64")
+    u, dy, d = random(rng, shape, dtype), random(rng, shape, dtype), random(rng, (D,), dtype)
+    x, dv = (random(rng, (*shape[:-1], states), like) for _ in range(2))
+    B, C = random(rng, (D, states), like), random(rng, (states, D), like)
+
+    def run(u, dy, d, x, dv, B, C):
+        v, back = inlet_vjp(u, B, d)
+        y, back_out = outlet_vjp(x, C, u, d)
+        return [v, y, *back(dv, dy), *back_out(dy)]
+
+    with linscan.use_engine("reference"):
+        want = run(*map(oracles.wide, (u, dy, d, x, dv, B, C)))
+    poison()
+    with linscan.use_engine("cuda"):
+        got, again = (run(*on_card((u, dy, d, x, dv, B, C))) for _ in range(2))
+    for one, other, wanted in zip(got, again, want, strict=True):
+        assert same(one, other)
+        if one.size:
+            assert_close(one.get(), wanted, summed(dtype, 4 * max(u.size, D * states)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex128", "int64"])
+def test_many_arrays_at_once(rng, dtype):
+    sizes = (1, 0, 7, 30_000, *[3] * 70)
+    kind = dtype if dtype == "complex128" else "float64"
+    host = [(9 * random(rng, (n,), kind)).astype(dtype) for n in sizes]
+    sources = on_card(host)
+    targets = [cupy.zeros_like(x) for x in sources]
+    sources[6] = sources[3][::10_000]
+    host[6] = host[3][::10_000]
+    for share in (None,) if dtype == "int64" else (None, 0.25):
+        _arrays.copy_all(targets, sources)
+        if share is not None:
+            _arrays.move_all(targets, [2 * x for x in sources], share)
+        for to, x in zip(targets, host, strict=True):
+            np.testing.assert_array_equal(to.get(), x if share is None else x + x.dtype.type(share) * x)
+
+
+@pytest.mark.parametrize(("tokens", "D"), [(17, 128), (3, 5), (40, 6)])
+def test_gradients_of_tables(rng, tokens, D):
+    at, dy = rng.integers(0, tokens, (3, 5000)), random(rng, (3, 5000, D), "float32")
+    table = random(rng, (tokens, D), "float32")
+    want = embedding_vjp(at, oracles.wide(table))[1](oracles.wide(dy))[1]
+    got = embedding_vjp(*on_card((at, table)))[1](cupy.asarray(dy))[1]
+    assert_close(got.get(), want, summed("float32", 5000))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -107,7 +174,7 @@ def test_views_and_streams(rng):
             lambda v: activation.activation(v, "gelu"),
             lambda v: activation.activation_vjp(v, "silu")[1](v, v),
             lambda v, scale=scale: activation.gate_vjp(v, v, scale, v)[1](v)[0],
-            lambda v, scale=scale: feedthrough.feedthrough_vjp(v, v, scale)[1](None, v)[1],
+            lambda v, scale=scale: inlet_vjp(v, 1j * scale[:, None], scale)[1](v[..., :1] + 0j, v)[0],
         ):
             want = call(whole)
             cupy.cuda.Device().synchronize()

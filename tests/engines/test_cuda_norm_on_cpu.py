@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from linscan._arrays import accum_dtype
-from linscan.engines.reference import activation, adamw, discretize_diag, feedthrough, norm
+from linscan.engines.reference import activation, adamw, discretize_diag, feedthrough, half_glu, norm, ports
 from tests import oracles
 from tests.conftest import dtype_of, random
 from tests.engines.on_host import Array, empty, load, needs_compiler
@@ -20,7 +20,7 @@ CASES = [("float32", 600, 132), ("bfloat16", 70, 5), ("float64", 300, 2)]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    names = ("norm", "activation", "feedthrough", "adamw", "discretize_diag")
+    names = ("norm", "activation", "feedthrough", "adamw", "discretize_diag", "half_glu", "ports", "many")
     modules = load(tmp_path_factory.mktemp("device_code"), *names)
     return types.SimpleNamespace(**dict(zip(names, modules, strict=True)))
 
@@ -104,6 +104,50 @@ def test_activations(rng, engine, kind):
         )
         want = activation.activation_pullback(oracles.wide(dy), oracles.wide(x), kind, oracles.wide(around))
         np.testing.assert_allclose(dx.ravel(), want, 0, 8 * eps("float32"))
+
+
+@pytest.mark.parametrize(("n", "D", "kind"), [(150, 64, "gelu_tanh"), (65, 128, "silu")])
+def test_a_gate_opened_by_what_it_lets_through(rng, engine, n, D, kind):
+    x, dy, around = matrices(rng, "float32", n, D, 3)
+    w, b = (random(rng, (D, D), "float32") / 8).view(Array), vectors(rng, "float32", D, 1)[0]
+    for bias, extra in ((b, around), (None, None)):
+        given = x, w, bias, extra
+        (y, z), want = engine.half_glu.half_glu(*given, kind), half_glu.half_glu(*wide(given), kind)
+        alike((y, z), want, "float32", D)
+        back = engine.half_glu.half_glu_pullback(dy, x, z, w, bias, kind)
+        dy_, x_, w_, b_ = wide((dy, x, w, bias))
+        alike(back, half_glu.half_glu_pullback(dy_, x_, want[1], w_, b_, kind), "float32", D * n)
+
+
+@pytest.mark.parametrize(("n", "channels", "states"), [(150, 130, 16), (67, 70, 32), (1, 6, 8)])
+def test_ends_of_state_spaces(rng, engine, n, channels, states):
+    u, dy, _ = matrices(rng, "float32", n, channels, 3)
+    x, dv, _ = matrices(rng, "float32", n, states, 3)
+    w, B = (
+        random(rng, (states, channels), "float32").view(Array),
+        random(rng, (channels, states), "float32").view(Array),
+    )
+    D = vectors(rng, "float32", channels, 1)[0]
+    alike([engine.ports.ports(x, w, u, D)], [ports.ports(*wide((x, w, u, D)))], "float32", states)
+    got = engine.ports.ports_pullback(dv, dy, u, B, D)
+    alike(got, ports.ports_pullback(*wide((dv, dy, u, B, D))), "float32", n * states)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128", "int64"])
+def test_many_arrays_at_once(rng, engine, dtype):
+    sizes = (1, 0, 7, 3000, *[3] * 70)
+    kind = dtype if dtype == "complex128" else "float64"
+    sources, targets = ([(9 * random(rng, (n,), kind)).astype(dtype).view(Array) for n in sizes] for _ in range(2))
+    sources[4], targets[5] = sources[3][::1000], targets[3][::-1][:3]  # with gaps, backwards
+    targets[3] = np.zeros_like(sources[3])
+    if dtype != "int64":
+        want = [to + np.asarray(0.25, dtype).real * (x - to) for to, x in zip(targets, sources, strict=True)]
+        engine.many.move_all(targets, sources, 0.25)
+        for to, x in zip(targets, want, strict=True):
+            np.testing.assert_array_equal(to, x)
+    engine.many.copy_all(targets, sources)
+    for to, x in zip(targets, sources, strict=True):
+        np.testing.assert_array_equal(to, x)
 
 
 def test_a_step_of_adamw(rng, engine):

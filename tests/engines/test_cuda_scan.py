@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import linscan
 from linscan.engines.cuda.sizes import sizes_of
+from linscan.ops.two_way import two_way_vjp
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
 from tests.engines.on_device import on_a_busy_stream, on_gpu, same
@@ -108,6 +109,49 @@ def test_tails_of_every_tile(rng, shared, dtype, reverse):
         shape = (length, 3, 13)
         a, b, dh = decays(rng, shape, dtype), random(rng, shape, dtype), random(rng, shape, dtype)
         check(a, b, None, dh, dtype, reverse=reverse, axis=0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
+@pytest.mark.parametrize("length", [2, 700, 5000])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_of_decays_that_all_times_share(rng, shared, dtype, length, reverse):
+    b, dh = random(rng, (3, length, 13), dtype), random(rng, (3, length, 13), dtype)
+    h0, reset = random(rng, (3, 13), dtype), rng.random((3, length, 1)) < 0.01
+    for shape in ((13,), (3, 1, 13), (), (3, length, 13)):
+        a = decays(rng, shape if len(shape) < 3 else (3, 1, 13), dtype)
+        on_card = cupy.broadcast_to(cupy.asarray(a), shape)
+        for first, marks in ((None, None), (h0, reset)):
+            want = linscan.scan_vjp(
+                oracles.wide(np.broadcast_to(a, shape)),
+                *(None if x is None else oracles.wide(x) for x in (b, first)),
+                axis=1,
+                reverse=reverse,
+                reset=marks,
+            )[1](oracles.wide(dh))
+            options = {"axis": 1, "reverse": reverse, "reset": None if marks is None else cupy.asarray(marks)}
+            back = linscan.scan_vjp(on_card, *on_gpu(b, first), **options)[1]
+            for x, y in zip(back(cupy.asarray(dh)), want, strict=True):
+                if y is not None:
+                    assert x.shape == y.shape
+                    assert_close(cupy.asnumpy(x), y, stable(dtype) * 100)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
+@pytest.mark.parametrize("shape", [(63, 1), (700, 1), (2, 3, 700, 8), (3000, 35), (2, 0)])
+def test_both_ways_at_once(rng, shared, dtype, shape):
+    b, dx = random(rng, shape, dtype), random(rng, (*shape[:-1], 2 * shape[-1]), dtype)
+    for own in (shape[-1:], shape):
+        a = decays(rng, own, dtype)
+        for reset in (None, rng.random(shape[:-1]) < 0.01):
+            x, back = two_way_vjp(*map(oracles.wide, (a, b)), reset)
+            want = [x, *back(oracles.wide(dx))]
+            marks = None if reset is None else cupy.asarray(reset)
+            (x, back), flow = two_way_vjp(*on_gpu(a, b), marks), cupy.repeat(cupy.asarray(dx), 2, -1)[..., ::2]
+            for one, other, wanted in zip([x, *back(flow)], [x, *back(flow)], want, strict=True):
+                assert same(one, other)
+                assert one.shape == wanted.shape
+                if one.size:
+                    assert_close(cupy.asnumpy(one), wanted, 100 * stable(dtype))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex128"])

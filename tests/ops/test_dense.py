@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 import linscan
-from linscan.ops import activation, dense, feedthrough, norm
+from linscan.ops import activation, dense, norm
 from linscan.ops.dropout import dropout_vjp
 from tests import oracles
 from tests.conftest import DTYPES, dtype_of, random
@@ -101,7 +101,7 @@ def test_gradients_of_activations_and_gates(rng, kind):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_gates_and_direct_terms_equal_their_formula(rng, dtype):
+def test_gates_equal_their_formula(rng, dtype):
     value, z, around = (random(rng, (2, 3, 5), dtype) for _ in range(3))
     b = random(rng, (5,), dtype)
     wide = [np.asarray(x, np.float64) for x in (value, z, b, around)]
@@ -113,21 +113,17 @@ def test_gates_and_direct_terms_equal_their_formula(rng, dtype):
         wide[0] / (1 + np.exp(-wide[1])) + wide[3],
         4 * eps(dtype),
     )
-    assert_close(feedthrough.feedthrough_vjp(value, z, b)[0], wide[0] + wide[2] * wide[1], 4 * eps(dtype))
 
 
-def test_gradients_of_gates_and_direct_terms(rng):
+def test_gradients_of_gates(rng):
     value, z, around = (random(rng, (2, 3, 4), "float64") for _ in range(3))
     for b in (random(rng, (4,), "float64"), None):
         for beside in (around, None):
             linscan.check_vjp(activation.gate_vjp, value, z, b, beside)
-    linscan.check_vjp(feedthrough.feedthrough_vjp, value, z, around[0, 0])
     with pytest.raises(ValueError, match=r"gate: b must have shape \(4,\); got \(3,\)"):
         activation.gate_vjp(value, z, np.ones(3))
     with pytest.raises(ValueError, match=r"glu: around must have shape \(2, 3, 2\); got \(2, 3, 4\)"):
         activation.glu_vjp(value, around)
-    with pytest.raises(ValueError, match=r"feedthrough: u and D must have shapes \(2, 3, 4\) and \(4,\); got"):
-        feedthrough.feedthrough_vjp(value, z, np.ones(3))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (0, 4)])
@@ -140,7 +136,6 @@ def test_what_flows_around_is_added(rng, shape):
         lambda: norm.batch_norm_vjp(x, D, None, D, D * D),
         lambda: norm.batch_statistics_norm_vjp(x, D, None),
         lambda: activation.activation_vjp(x, "silu"),
-        lambda: feedthrough.feedthrough_vjp(x, x, D),
     ):
         pullback = op()[1]
         alone, both = (p if isinstance(p, tuple) else (p,) for p in (pullback(dy), pullback(dy, around)))

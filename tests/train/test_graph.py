@@ -30,11 +30,15 @@ class Pool:
     def total_bytes(self):
         return self.used + self.free
 
+    def free_all_blocks(self):
+        self.free = 0
+
 
 @pytest.fixture
 def cupy(monkeypatch):
     cupy = types.ModuleType("cupy")
     cupy.program, cupy.malloc = None, lambda size: None
+    cupy.ndarray = type("ndarray", (), {})  # none is one
 
     class Stream:
         def begin_capture(self):
@@ -147,3 +151,15 @@ def test_graphs_are_forgotten_if_their_memory_went_back(run):
     run.size = 10
     check(replay, run, 4)
     assert len(replay._graphs) == 1
+
+
+def test_closing_gives_the_memory_back(run):
+    replay = Replay()
+    for _ in range(3):
+        check(replay, run, 4)
+    replay._pool.free = 500
+    replay.close()
+    assert not replay._graphs
+    assert replay._pool.free == 0
+    check(replay, run, 4)
+    assert run.calls == 3  # as at first

@@ -16,7 +16,7 @@ def activation(x: Array, kind: str) -> Array:
     """See `linscan.engines.reference.activation.activation`."""
     (rows,) = _matrices(x)
     y = cupy.empty(rows.shape, x.dtype)
-    run("activation.cu", "activation", rows, shares(*rows.shape, rows, y), (*operand(rows), y), _kind(kind))
+    run("activation.cu", "activation", rows, shares(*rows.shape, rows, y), (*operand(rows), y), number_of(kind))
     return y.reshape(x.shape)
 
 
@@ -26,7 +26,8 @@ def activation_pullback(dy: Array, x: Array, kind: str, around: Array | None) ->
     dy, rows, around = _matrices(dy, x, around)
     dx = cupy.empty(rows.shape, x.dtype)
     arguments = (*operand(dy), *operand(rows), *operand(around), dx)
-    run("activation.cu", "activation_pullback", rows, shares(*rows.shape, dy, rows, around, dx), arguments, _kind(kind))
+    cut = shares(*rows.shape, dy, rows, around, dx)
+    run("activation.cu", "activation_pullback", rows, cut, arguments, number_of(kind))
     return dx.reshape(x.shape)
 
 
@@ -61,5 +62,6 @@ def _matrices(*arrays: Array | None) -> list[Any]:
     return [None if x is None else rows_of(x.reshape(shape)) for x in arrays]
 
 
-def _kind(kind: str) -> tuple[str, int]:
+def number_of(kind: str) -> tuple[str, int]:
+    """The macro that chooses a function."""
     return "KIND", _KINDS.index(kind)

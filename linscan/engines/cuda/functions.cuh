@@ -8,18 +8,18 @@ enum { IDENTITY, RELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS };  // the
 __device__ __forceinline__ float error_above(float x) { return erfcf(x); }
 __device__ __forceinline__ double error_above(double x) { return erfc(x); }
 
-template <class R> __device__ __forceinline__ R sigmoid(R x) { return 1 / (1 + exponential(-x)); }
+template <class R> __device__ __forceinline__ R sigmoid(R x) { return reciprocal(1 + exponential(-x)); }
 // Φ(x), with all its digits far below 0.
 template <class R> __device__ __forceinline__ R below(R x) { return R(0.5) * error_above(x * R(-0.70710678118654752440)); }
-// tanh(√(2/π) (x + 0.044715 x³)), of the usual approximation of Φ.
+// Twice √(2/π) (x + 0.044715 x³): its sigmoid is the usual approximation of Φ, (1 + tanh of half of it) / 2.
 template <class R> __device__ __forceinline__ R bent(R x) {
-  return tangent(R(0.79788456080286535588) * mul_add(R(0.044715) * x, x * x, x));
+  return R(1.59576912160573071176) * mul_add(R(0.044715) * x, x * x, x);
 }
 
 template <int F, class R> __device__ __forceinline__ R value_of(R x) {
   if (F == RELU) return x != x ? x : x > 0 ? x : 0;
   if (F == GELU) return x * below(x);
-  if (F == GELU_TANH) return x * (1 + bent(x)) / 2;
+  if (F == GELU_TANH) return x * sigmoid(bent(x));
   if (F == SILU) return x * sigmoid(x);
   if (F == SIGMOID) return sigmoid(x);
   if (F == TANH) return tangent(x);
@@ -31,8 +31,8 @@ template <int F, class R> __device__ __forceinline__ R slope_of(R x) {
   if (F == RELU) return x > 0 ? 1 : 0;
   if (F == GELU) return mul_add(x * R(0.39894228040143267794), exponential(R(-0.5) * x * x), below(x));
   if (F == GELU_TANH) {
-    const R s = bent(x), inner = mul_add(R(3 * 0.044715) * x, x, R(1));
-    return (1 + s) / 2 + x * (1 - s * s) * R(0.79788456080286535588) * inner / 2;
+    const R e = exponential(-bent(x)), s = reciprocal(1 + e), above = e < 1 ? e * s : 1 - s;
+    return mul_add(x * s, above * mul_add(R(3 * 0.044715 * 1.59576912160573071176) * x, x, R(1.59576912160573071176)), s);
   }
   if (F == SILU) {
     const R s = sigmoid(x);

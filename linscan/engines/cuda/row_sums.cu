@@ -18,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* LANES) run(const S* x, S* 
   const int lane = threadIdx.x / COLUMNS;
   S sum = Number<S>::make(0);
   if (column < columns)
-#pragma unroll 4
+#pragma unroll 16  // as many on the way: few blocks may have to fetch all
     for (i64 row = first + lane; row < last; row += LANES) sum = add(sum, x[row * columns + column]);
   parts[lane][threadIdx.x % COLUMNS] = sum;
   __syncthreads();

@@ -6,6 +6,9 @@
 // blocks. Any strides are right; strides that put lanes far apart are slower. Where composites are not tame (affine.cuh),
 // the tile is run again strictly in order, in the rows concerned.
 //
+// BOTH: the second half of the rows runs backwards, and in the pullback the first.
+// SUMMED, where a is the same at all times: of the pullback's slopes a tile leaves the sum, at (tile, row).
+//
 // Bytes moved: every input once, every output once (3 arrays for the scan, 5 for the pullback).
 // Limits: rows and lengths below 2^63 elements; up to 6 batch axes after folding.
 #include "affine.cuh"
@@ -86,6 +89,20 @@ __device__ __forceinline__ C in_order(Run& run, C start, C state, bool good, Sha
   return start;
 }
 
+// The sum of the first `count` slopes of every warp's run, in order.
+__device__ __forceinline__ C sum_tile(const C (&x)[STEPS], i64 count, Shared& shared, int lane, int warp, int warps) {
+  C sum = Number<C>::make(0);
+#pragma unroll
+  for (int i = 0; i < STEPS; i++)
+    if (i < count) sum = add(sum, x[i]);
+  shared.warp[warp][lane].b = sum;
+  __syncthreads();
+#pragma unroll 1
+  for (int w = 1; warp == 0 && w < warps; w++) sum = add(sum, shared.warp[w][lane].b);
+  __syncthreads();
+  return sum;
+}
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
 scan(const __grid_constant__ Layout layout, const S* decay, const S* input, const S* history, S* out, S* slope,
      const u8* reset, const S* first_state, C* last_flow, u8* memory) {
@@ -101,17 +118,21 @@ scan(const __grid_constant__ Layout layout, const S* decay, const S* input, cons
   for (; bundle < bundles; bundle += gridDim.x) {
     const bool mine = bundle * 32 + lane < rows;  // other lanes work on an empty row, and write nothing
     const i64 row = mine ? bundle * 32 + lane : rows - 1, own_length = mine ? length : 0;
-    const Place place = locate(layout, row);
+    Place place = locate(layout, row);
+    const bool turned = BOTH && (row >= rows / 2) != PULL;
+    const auto time = [&](int n) { return turned ? -operand[n].time : operand[n].time; };
+#pragma unroll
+    for (int n = DECAY; turned && n <= SLOPE; n++) place.at[n] += (length - 1) * operand[n].time;
     const C known = first_state ? widen(first_state[place.at[FIRST]]) : zero;  // h0
     Carry<C> carry = {identity<C>(), PULL ? zero : known};
     C entering = carry.start;
     for (i64 k = tile_index; k < (SPLIT ? tile_index + 1 : tiles); k++) {
       const i64 first = (k * warps + warp) * STEPS;
       Run run;
-      load(run.a, decay + place.at[DECAY], operand[DECAY].time, first, own_length, one);
-      load(run.b, input + place.at[INPUT], operand[INPUT].time, first, own_length, zero);
+      load(run.a, decay + place.at[DECAY], time(DECAY), first, own_length, one);
+      load(run.b, input + place.at[INPUT], time(INPUT), first, own_length, zero);
       if (PULL) {
-        load(run.before, history + place.at[BEFORE], operand[BEFORE].time, first + 1, own_length, known);
+        load(run.before, history + place.at[BEFORE], time(BEFORE), first + 1, own_length, known);
 #pragma unroll
         for (int i = 0; i < STEPS; i++) run.a[i] = conj(run.a[i]);
       }
@@ -181,8 +202,13 @@ scan(const __grid_constant__ Layout layout, const S* decay, const S* input, cons
         entering = carry.next();
         if (!is_finite(entering)) entering = left;
       }
-      store(run.b, out + place.at[OUT], operand[OUT].time, first, own_length);
-      if (PULL) store(run.before, slope + place.at[SLOPE], operand[SLOPE].time, first, own_length);
+      store(run.b, out + place.at[OUT], time(OUT), first, own_length);
+      if (SUMMED) {
+        const C sum = sum_tile(run.before, own_length - first, shared, lane, warp, warps);
+        if (warp == 0 && mine) reinterpret_cast<C*>(slope)[k * rows + row] = sum;
+      } else if (PULL) {
+        store(run.before, slope + place.at[SLOPE], time(SLOPE), first, own_length);
+      }
     }
     if (SPLIT) break;
   }

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+FORWARD, PULLBACK, SUMMED = range(3)  # what a kernel does; the last is a pullback that sums da over tiles
 SHORT = 64  # rows shorter than this are scanned by one thread's loop each, also where time is the last axis
 
 
@@ -62,10 +63,12 @@ def warps_of(sizes: Sizes, in_lanes: bool, length: int) -> int:
     return sizes.warps if in_lanes and tiles > 1 else -(-runs // tiles)
 
 
-def macros(sizes: Sizes, pullback: bool, split: bool, resets: bool, reverse: bool) -> list[tuple[str, int]]:
-    """What one variant of scan.cu (or scan_lanes.cu, which has no use for the direction) is compiled with."""
-    flags: dict[str, int] = {"PULLBACK": pullback, "SPLIT": split, "RESETS": resets}
+def macros(sizes: Sizes, way: int, split: bool, resets: bool, reverse: bool | None) -> list[tuple[str, int]]:
+    """What one variant of scan.cu (or scan_lanes.cu, which needs to know only if it is both ways) is compiled with."""
+    flags: dict[str, int] = {"PULLBACK": way != FORWARD, "SPLIT": split, "RESETS": resets}
     if "CHUNK" in dict(sizes.macros):
-        flags["REVERSED"] = reverse
+        flags["REVERSED"] = bool(reverse)
+    else:
+        flags |= {"SUMMED": way == SUMMED, "BOTH": reverse is None}
     flags["BLOCKS"] = sizes.split if split else sizes.blocks
     return [*((name, int(value)) for name, value in flags.items()), *sizes.macros]

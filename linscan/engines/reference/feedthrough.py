@@ -4,7 +4,7 @@ from linscan._arrays import Array, accum_dtype, sum_rows
 
 
 def feedthrough(y: Array, u: Array, D: Array) -> Array:
-    """See `linscan.ops.feedthrough.feedthrough`; D, (channels,), is in the dtype arithmetic is done in."""
+    """``y + D u``; D, (channels,), is in the dtype arithmetic is done in."""
     return (y + D * u).astype(y.dtype, copy=False)
 
 

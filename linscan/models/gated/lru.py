@@ -16,8 +16,8 @@ from linscan import scan_step
 from linscan._arrays import Array, cotangent, namespace
 from linscan.models.initial import complex_normal
 from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
-from linscan.ops.dense import dense, dense_vjp
-from linscan.ops.feedthrough import feedthrough_vjp
+from linscan.ops.dense import dense
+from linscan.ops.ports import inlet_vjp, outlet_vjp
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,15 @@ class LRU(Layer):
         """See `Layer`; the state is (…, N), complex."""
         xp, B = namespace(u), params["B"]
         lam, scale = self._recurrence(params)
-        b, back1 = dense_vjp(u, scale * B.T)
+        b, back1 = inlet_vjp(u, scale * B.T, params["D"])
         (x, final), back2 = recurrence_vjp(lam, b, state, reset, 1)
-        Cx, back3 = dense_vjp(x, params["C"].T, real=True)
-        y, back4 = feedthrough_vjp(Cx, u, params["D"])
+        y, back3 = outlet_vjp(x, params["C"].T, u, params["D"])
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             dy = cotangent("LRU", "dy", dy, y)
-            dx, dC, _ = back3(dy)
+            dx, dC = back3(dy)
             dlam, db, dh0 = back2(dx, dstate)
-            du, dscaled, _ = back1(db)  # of e^γ B, turned
-            _, du, dD = back4(dy, du)
+            du, dscaled, dD = back1(db, dy)  # the second of e^γ B, turned
             dlog = lam.conj() * dlam  # of log λ = -e^ν + i e^θ
             grads = {
                 "nu": -dlog.real * xp.exp(params["nu"]),

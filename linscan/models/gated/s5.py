@@ -8,7 +8,8 @@ J. T. H. Smith, A. Warrington, S. W. Linderman, "Simplified state space layers f
 arXiv:2208.04933. Λ starts as the normal part of HiPPO-LegS, one matrix for each of `blocks`, of every conjugate pair
 one. Published code is followed where it is more definite than the paper: Λ is kept as its two parts and may grow
 unstable; what it calls ``trunc_standard_normal`` draws C row by row with variance 1/P (here "rows"), while its
-``lecun_normal`` counts all D P entries as inputs and draws a C that is √D times smaller.
+``lecun_normal`` counts all D P entries as inputs and draws a C that is √D times smaller. B is drawn for D inputs; that
+code counts P of them, which makes it √(D/P) times larger.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from linscan import discretize_diag, discretize_diag_vjp, nplr, scan_step
-from linscan._arrays import Array, beside, check_choice, cotangent, namespace
+from linscan._arrays import Array, check_choice, cotangent, namespace
 from linscan.models.initial import complex_normal, lecun_normal, log_steps
 from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
-from linscan.ops.dense import dense, dense_vjp
-from linscan.ops.feedthrough import feedthrough_vjp
+from linscan.ops.dense import dense
+from linscan.ops.ports import inlet_vjp, outlet_vjp
+from linscan.ops.two_way import two_way_vjp
 
 
 @dataclass(frozen=True)
@@ -106,23 +108,19 @@ class S5(Layer):
         Lambda, dt = self._continuous(params)
         (a, w), back1 = discretize_diag_vjp(Lambda, dt, self.method)
         B_bar = w[:, None] * params["B"]
-        Bu, back2 = dense_vjp(u, B_bar.T)
-        (x, final), back3 = recurrence_vjp(a, Bu, state, reset, 1)
+        Bu, back2 = inlet_vjp(u, B_bar.T, params["D"])
+        back3: Any
         if self.bidirectional:
-            (x_rev, _), back3_rev = recurrence_vjp(a, Bu, None, reset, 1, reverse=True)
-            x = beside(x, x_rev)
-        Cx, back4 = dense_vjp(x, 2 * params["C"].T, real=True)
-        y, back5 = feedthrough_vjp(Cx, u, params["D"])
+            (x, back3), final = two_way_vjp(a, Bu, reset), None
+        else:
+            (x, final), back3 = recurrence_vjp(a, Bu, state, reset, 1)
+        y, back4 = outlet_vjp(x, 2 * params["C"].T, u, params["D"])
 
         def pullback(dy: Array | None, dstate: State = None) -> tuple[Params, Array, State]:
             dy = cotangent("S5", "dy", dy, y)
-            dx, dC, _ = back4(dy)
-            da, db, dh0 = back3(dx[..., : len(a)], dstate)
-            if self.bidirectional:
-                da_rev, db_rev, _ = back3_rev(dx[..., len(a) :], None)
-                da, db = da + da_rev, db + db_rev
-            du, dB_bar, _ = back2(db)
-            _, du, dD = back5(dy, du)
+            dx, dC = back4(dy)
+            da, db, dh0 = (*back3(dx), None) if self.bidirectional else back3(dx, dstate)
+            du, dB_bar, dD = back2(db, dy)
             dLambda, ddt = back1(da, (params["B"].conj() * dB_bar.T).sum(-1))
             grads = {
                 "Lambda_re": dLambda.real,

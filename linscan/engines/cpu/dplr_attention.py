@@ -4,6 +4,7 @@ A chunk that holds NaN or inf, or whose decays could leave the dtype's range, is
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,21 +24,7 @@ def dplr_attention(
     q: Array, k: Array, v: Array, a: Array, b: Any, g: Any, S0: Array, *, scale: float, keep: bool, workers: Any
 ) -> tuple[Array, Array, Any]:
     """See `linscan.ops.dplr`; if `keep`, the states before every chunk, (heads, chunks, K, V)."""
-    lead, (K, V), length, compute = S0.shape[:-2], S0.shape[-2:], v.shape[-2], S0.dtype
-    inputs, count = _inputs(q, k, v, a, b, g, S0), math.prod(lead)
-    S = np.zeros((count, padded(K), padded(V)), compute)
-    S[:, :K, :V] = S0.reshape(count, K, V)
-    o = np.empty((count, length, V), compute)
-    states = np.empty((count, -(-length // CHUNK) if keep else 0, K, V), compute)
-
-    def body(lo: int, hi: int) -> None:
-        work = _buffers(K, V, b is not None, inputs[-1][0])
-        for h in range(lo, hi):
-            _head(_one(inputs, h), S[h], o[h], states[h], scale, work)
-
-    parallel_for(body, count, grain=1 + _GRAIN // max(1, length * K * V), workers=workers)
-    final = np.ascontiguousarray(S[:, :K, :V]).reshape(*lead, K, V)
-    return o.reshape(*lead, length, V).astype(q.dtype, copy=False), final, states if keep else None
+    return run((a, q, k, b, v, g), lambda *own: own, q, S0, scale, keep, workers)
 
 
 def dplr_attention_pullback(
@@ -55,38 +42,98 @@ def dplr_attention_pullback(
     workers: Any,
 ) -> tuple[Any, ...]:
     """The gradients of q, k, v, a, b, g and S0, with the leading axes of dS; None where the argument was."""
-    lead, (K, V), length, compute = dS.shape[:-2], dS.shape[-2:], v.shape[-2], dS.dtype
-    inputs, count = _inputs(q, k, v, a, b, g, dS), math.prod(lead)
+    given, lead = (a, q, k, b, v, g), dS.shape[:-2]
+    grads = [None if x is None else np.empty((math.prod(lead), *x.shape[-2:]), dS.dtype) for x in given]
+
+    def places(h: int) -> list[Any]:
+        return [None if x is None else x[h] for x in grads]
+
+    dS = run_back(given, lambda *own: own, places, lambda *done: None, states, do, dS, scale, workers)
+    da, dq, dk, db, dv, dg = (x if x is None else x.reshape(*lead, *x.shape[1:]) for x in grads)
+    return dq, dk, dv, da, db, dg, dS
+
+
+def run(
+    given: tuple[Any, ...], terms: Callable[..., Any], q: Array, S0: Array, scale: float, keep: bool, workers: Any
+) -> tuple[Array, Array, Any]:
+    """Outputs, final state and kept ones; `terms` makes a, q, k, b, v and g of a head of what it has of the `given`."""
+    lead, (K, V), length, compute = S0.shape[:-2], S0.shape[-2:], q.shape[-2], S0.dtype
+    every, count = _Heads(given, terms, lead, compute), math.prod(lead)
+    S = np.zeros((count, padded(K), padded(V)), compute)
+    S[:, :K, :V] = S0.reshape(count, K, V)
+    o = np.empty((count, length, V), compute)
+    states = np.empty((count, -(-length // CHUNK) if keep else 0, K, V), compute)
+
+    def body(lo: int, hi: int) -> None:
+        work: Any = None
+        for h in range(lo, hi):
+            mine = every.terms(every.own(h))
+            work = work or _buffers(K, V, mine)
+            _head(mine, S[h], o[h], states[h], scale, work)
+
+    parallel_for(body, count, grain=1 + _GRAIN // max(1, length * K * V), workers=workers)
+    final = np.ascontiguousarray(S[:, :K, :V]).reshape(*lead, K, V)
+    return o.reshape(*lead, length, V).astype(q.dtype, copy=False), final, states if keep else None
+
+
+def run_back(
+    given: tuple[Any, ...],
+    terms: Callable[..., Any],
+    places: Callable[[int], Any],
+    finish: Callable[..., None],
+    states: Array,
+    do: Array,
+    dS: Array,
+    scale: float,
+    workers: Any,
+) -> Array:
+    """The gradient of S0. `places(h)` says where those of a head's terms go, None where nobody needs them.
+
+    ``finish(h, own, a, grads)`` then makes of them those of what the head has `own` of the given.
+    """
+    (K, V), length, compute = dS.shape[-2:], do.shape[-2], dS.dtype
+    every, count = _Heads(given, terms, dS.shape[:-2], compute), math.prod(dS.shape[:-2])
     flow = np.zeros((count, padded(K), padded(V)), compute)
     flow[:, :K, :V] = dS.reshape(count, K, V)
     do = np.ascontiguousarray(do, compute).reshape(count, length, V)
-    widths = K, K, K, 0 if b is None else K, V, inputs[-1][0].shape[-1]
-    grads = [np.empty((count, length if width else 0, width), compute) for width in widths]
 
     def body(lo: int, hi: int) -> None:
-        work = _buffers_back(K, V, b is not None, inputs[-1][0])
+        work: Any = None
         for h in range(lo, hi):
-            _head_back((*_one(inputs, h), do[h]), states[h], flow[h], tuple(x[h] for x in grads), scale, work)
+            own = every.own(h)
+            mine = every.terms(own)
+            work = work or _buffers_back(K, V, mine)
+            where = places(h)
+            grads = tuple(np.empty_like(x) if to is None else to for x, to in zip(mine, where, strict=True))
+            _head_back((*mine, do[h]), states[h], flow[h], grads, scale, work)
+            finish(h, own, mine[0], grads)
 
     parallel_for(body, count, grain=1 + _GRAIN // max(1, length * K * V), workers=workers)
-    da, dq, dk, db, dv, dg = (x.reshape(*lead, *x.shape[1:]) for x in grads)
-    return dq, dk, dv, da, None if b is None else db, None if g is None else dg, flow[:, :K, :V].reshape(*lead, K, V)
+    return flow[:, :K, :V].reshape(dS.shape)
 
 
-def _inputs(q: Array, k: Array, v: Array, a: Array, b: Any, g: Any, S: Array) -> list[Any]:
-    """a, q, k, b, v and g as their own heads in the arithmetic's dtype, each with the index of every head's."""
-    b = np.zeros((0, q.shape[-1]), S.dtype) if b is None else b
-    g = np.zeros((v.shape[-2], 1), S.dtype) if g is None else g
-    return [heads(x.astype(S.dtype, copy=False), S.shape[:-2]) for x in (a, q, k, b, v, g)]
+class _Heads:
+    """What every head has of arrays (…, T, …), or None, whose leading axes broadcast, and its terms."""
+
+    def __init__(self, given: tuple[Any, ...], terms: Callable[..., Any], lead: tuple[int, ...], dtype: Any) -> None:
+        self.given = [None if x is None else heads(x, lead) for x in given]
+        self.make, self.dtype = terms, dtype
+
+    def own(self, h: int) -> list[Any]:
+        return [None if x is None else x[0][x[1][h]] for x in self.given]
+
+    def terms(self, own: list[Any]) -> tuple[Array, ...]:
+        """a, q, k, b (no rows if there is none), v and g (zeros) in the arithmetic's dtype."""
+        a, q, k, b, v, g = self.make(*own)
+        b, g = np.empty((0, q.shape[1])) if b is None else b, np.zeros((len(v), 1)) if g is None else g
+        a, q, k, b, v, g = (np.ascontiguousarray(x, self.dtype) for x in (a, q, k, b, v, g))
+        return a, q, k, b, v, g
 
 
-def _one(inputs: list[Any], h: int) -> tuple[Array, ...]:
-    return tuple(x[index[h]] for x, index in inputs)
-
-
-def _buffers(K: int, V: int, two: bool, g: Array) -> tuple[Any, Any]:
+def _buffers(K: int, V: int, mine: tuple[Array, ...]) -> tuple[Any, Any]:
     """What one thread's kernels work in: see `forward`."""
-    wide, tall, keys, channels = padded(K), padded(V), 2 if two else 1, 1 if g.shape[-1] == 1 else padded(K)
+    *_, b, _, g = mine
+    wide, tall, keys, channels = padded(K), padded(V), 2 if len(b) else 1, 1 if g.shape[-1] == 1 else padded(K)
     of_keys = (2 * CHUNK, wide), (keys * CHUNK, wide), (keys * wide, CHUNK), (2 * keys * CHUNK, CHUNK)
     shapes = *of_keys, (keys * ROOM, tall), (CHUNK, tall), (1, tall)
     tables = *[(CHUNK, channels)] * 3, (CHUNK if channels == 1 else 0, CHUNK), (3, max(CHUNK, wide))
@@ -113,14 +160,14 @@ def _steps(given: tuple[Array, ...], part: slice, scale: Any) -> dict[str, Any]:
     return {"q": q * scale, "k": k, "v": v, "a": a, "b": b if len(b) else None, "g": g}
 
 
-def _buffers_back(K: int, V: int, two: bool, g: Array) -> tuple[Any, Any, Any]:
+def _buffers_back(K: int, V: int, mine: tuple[Array, ...]) -> tuple[Any, Any, Any]:
     """The same for the pullback, and more."""
-    wide, tall, keys, channels = padded(K), padded(V), 2 if two else 1, 1 if g.shape[-1] == 1 else padded(K)
-    work, tables = _buffers(K, V, two, g)
+    work, tables = _buffers(K, V, mine)
+    wide, tall, keys, dtype = padded(K), padded(V), len(work[1]) // CHUNK, work[0].dtype
     of_steps = *[(2 * CHUNK, wide)] * 3, *[(keys * CHUNK, wide)] * 2, (2 * CHUNK, tall), (keys * CHUNK, tall)
     of_states = (wide, tall), (tall, wide), (tall, wide), (tall, CHUNK), (1, max(wide, tall))
-    more = tuple(np.zeros(x, g.dtype) for x in (*of_steps, (2 * keys * CHUNK, CHUNK), *of_states))
-    return work, tables, (*more, *(np.zeros((CHUNK, channels), g.dtype) for _ in range(2)))
+    more = tuple(np.zeros(x, dtype) for x in (*of_steps, (2 * keys * CHUNK, CHUNK), *of_states))
+    return work, tables, (*more, *(np.zeros_like(tables[0]) for _ in range(2)))
 
 
 def _head_back(

@@ -11,7 +11,6 @@ from tests.tolerances import assert_close, eps
 
 pytestmark = pytest.mark.gpu
 cupy = pytest.importorskip("cupy")
-linear_attention = pytest.importorskip("linscan.engines.cuda.linear_attention")
 
 NAMES = ("q", "k", "v", "g", "S0")
 

@@ -122,8 +122,9 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
       float(*memory)[SLICE] = reinterpret_cast<float(*)[SLICE]>(&shared);  // queries and keys, which nobody wants now
       put(state, memory[0], KEYS, SLICE, SLICE);
       __syncthreads();
-      step_by_step<OUT>(memory, here, gate, q + place.at[Q] + t * step_q, k + place.at[K] + t * step_k, v + place.at[V] + t * step_v, nullptr, {step_q, step_k, step_v, 0},
-                        count, keys, x.width, [](int, int, float) {});
+      step_by_step<OUT>(memory, here, gate, q + place.at[Q] + t * step_q, k + place.at[K] + t * step_k,
+                        v + place.at[V] + t * step_v, nullptr, {step_q, step_k, step_v, 0}, count, keys, x.width,
+                        [](int, int, float) {});
       __syncthreads();
       const auto get = [](float& x, const float* from, bool) { x = *from; };
       each(state, memory[0], SLICE, KEYS, SLICE, get);

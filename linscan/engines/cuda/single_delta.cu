@@ -105,7 +105,8 @@ run(const __grid_constant__ Layout layout, const S* q, const S* k, const S* v, c
       const auto write = [&](int step, int c, float u) {
         if (read) read[(t + step) * values + c] = u;
       };
-      step_by_step<true>(memory, here, gate, q + place.at[Q] + t * step_q, k + place.at[K] + t * step_k, v + place.at[V] + t * step_v, beta + place.at[BETA] + t * step_beta,
+      step_by_step<true>(memory, here, gate, q + place.at[Q] + t * step_q, k + place.at[K] + t * step_k,
+                         v + place.at[V] + t * step_v, beta + place.at[BETA] + t * step_beta,
                          {step_q, step_k, step_v, step_beta}, count, keys, width, write);
       __syncthreads();
       each(state, memory[0], SLICE, KEYS, SLICE, get);

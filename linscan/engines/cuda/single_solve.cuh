@@ -39,7 +39,8 @@ __device__ __forceinline__ bool is_lost(const float (&x)[2][4]) {
 
 // The delta rule's triangular system, by blocks of 16 steps: what is written, u = v less what the state has there, and less what
 // earlier steps of the chunk have written. It takes the place of the values. Returns whether digits were lost.
-__device__ __forceinline__ bool solve(Parts (&u)[BLOCKS_OF_STEPS], float (&units)[BLOCKS_OF_STEPS][2], Values& v, Shared& shared, const Gates& gates, int lane) {
+__device__ __forceinline__ bool solve(Parts (&u)[BLOCKS_OF_STEPS], float (&units)[BLOCKS_OF_STEPS][2], Values& v, Shared& shared,
+                                      const Gates& gates, int lane) {
   bool lost = false;
 #pragma unroll
   for (int i = 0; i < BLOCKS_OF_STEPS; i++) {

@@ -48,15 +48,41 @@ def gradients(k: Array, beta: Array, g: Any, w: Any, reset: Any, a: Array, found
 def by_terms(run: Callable[..., Any], back: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The delta rule and its pullback by an engine's `dplr_attention` and its pullback."""
 
-    def delta_rule(*given: Any, **options: Any) -> Any:
+    def delta_rule(
+        q: Array,
+        k: Array,
+        v: Array,
+        beta: Array,
+        g: Any,
+        w: Any,
+        reset: Any,
+        S0: Any,
+        *,
+        scale: Any,
+        keep: bool,
+        workers: Any,
+    ) -> Any:
         """Outputs, final state and what the pullback needs of the states."""
-        return run(*terms_of(*given), **options)
+        return run(*terms_of(q, k, v, beta, g, w, reset, S0), scale=scale, keep=keep, workers=workers)
 
-    def delta_rule_pullback(*given: Any, **options: Any) -> tuple[Any, ...]:
+    def delta_rule_pullback(
+        q: Array,
+        k: Array,
+        v: Array,
+        beta: Array,
+        g: Any,
+        w: Any,
+        reset: Any,
+        states: Any,
+        do: Array,
+        dS: Array,
+        *,
+        scale: Any,
+        workers: Any,
+    ) -> tuple[Any, ...]:
         """From the arguments without S0, the states and the two cotangents: all gradients, see `gradients`."""
-        q, k, v, beta, g, w, reset, states, do, dS = given
         q, written, v, a, *rest = terms_of(q, k, v, beta, g, w, reset, None)
-        found = back(q, written, v, a, *rest[:2], states, do, dS, **options)
+        found = back(q, written, v, a, *rest[:2], states, do, dS, scale=scale, workers=workers)
         return gradients(k, beta, g, w, reset, a, found)
 
     return delta_rule, delta_rule_pullback

@@ -32,13 +32,15 @@ typedef Vector<C> State;
 typedef Block<C> Map;
 constexpr bool PULL = PULLBACK, SLOPE_OUT = PULLBACK && SLOPES;
 constexpr int THREADS = 32 * WARPS;
+constexpr bool TURNS = N % 2;   // tiles whose time runs backwards are held turned (slab.cuh); steps of 16 bytes need not be
+constexpr int PREFETCH = 64;    // how many blocks ahead the cache is told of a tile
 
 struct Shared {
   Slab<S, N * N, CHUNK, THREADS> matrix;  // becomes dA
   Slab<S, N, CHUNK, THREADS> input;       // becomes h, or db
   Slab<S, N, SLOPE_OUT ? CHUNK : 1, SLOPE_OUT ? THREADS : 1> before;
   Map warp[WARPS], product[2], group;
-  bool tame[WARPS], sound;
+  bool tame[WARPS];
   State entering, begin;
 };
 
@@ -55,12 +57,15 @@ struct Steps {
   Shared& shared;
   int first, count;  // of this thread in the tile; those past the end of the row do nothing
   u32 reset;
+  int last;  // of a tile that is held turned, its last step; else below 0
+
+  __device__ __forceinline__ int slot(int v) const { return TURNS && last >= 0 ? last - first - v : first + v; }
 
   __device__ __forceinline__ bool fresh(int v) const { return RESETS && (reset >> v & 1u); }
   __device__ __forceinline__ void read(C (&a)[N * N], C (&b)[N], int v) const {
     C given[N * N];
-    shared.matrix.read(given, first + v);
-    shared.input.read(b, first + v);
+    shared.matrix.read(given, slot(v));
+    shared.input.read(b, slot(v));
 #pragma unroll
     for (int i = 0; i < N * N; i++) a[i] = PULL ? conj(given[i % N * N + i / N]) : given[i];
   }
@@ -106,7 +111,7 @@ struct Steps {
         C delta[N];
 #pragma unroll
         for (int i = 0; i < N; i++) delta[i] = add(state.at[i], map.b[i]), map.b[i] = Number<C>::make(0);
-        if (WRITE) shared.input.write(delta, first + v);
+        if (WRITE) shared.input.write(delta, slot(v));
         if (WRITE && SLOPE_OUT) slopes(delta, v);
 #pragma unroll
         for (int i = 0; i < N; i++) state.at[i] = delta[i];
@@ -114,63 +119,78 @@ struct Steps {
       const State next = apply(map, state);
 #pragma unroll
       for (int i = 0; i < N; i++) state.at[i] = forget ? map.b[i] : next.at[i];
-      if (WRITE && !PULL) shared.input.write(state.at, first + v);
+      if (WRITE && !PULL) shared.input.write(state.at, slot(v));
     }
     return state;
   }
   __device__ __forceinline__ void slopes(const C (&delta)[N], int v) const {
     C before[N], slope[N * N];
-    shared.before.read(before, first + v);
+    shared.before.read(before, slot(v));
 #pragma unroll
     for (int i = 0; i < N * N; i++)
       slope[i] = fresh(v) ? Number<C>::make(0) : mul(delta[i / N], conj(before[i % N]));
-    shared.matrix.write(slope, first + v);
+    shared.matrix.write(slope, slot(v));
   }
 };
 
 // Loads the tile; of `before` the state before each step, which in the pullback's direction is the next one.
-__device__ __forceinline__ void load_tile(Shared& shared, const Layout& layout, const Place& place, i64 first, int count, int threads,
+__device__ __forceinline__ void load_tile(Shared& shared, const Layout& layout, const Place& place, i64 first, int count, int threads, int last,
                                           const S* decay, const S* input, const S* history, const S* known) {
   const i64 a = layout.operand[DECAY].time, b = layout.operand[INPUT].time, h = layout.operand[BEFORE].time;
-  shared.matrix.load(decay + place.at[DECAY] + first * a, a, count, threads);
-  shared.input.load(input + place.at[INPUT] + first * b, b, count, threads);
+  shared.matrix.load(decay + place.at[DECAY] + first * a, a, count, threads, last);
+  shared.input.load(input + place.at[INPUT] + first * b, b, count, threads, last);
   if (SLOPE_OUT) {
     const bool ends = first + count == layout.length;
-    shared.before.load(history + place.at[BEFORE] + first * h, h, count + !ends, threads, 1);
+    shared.before.load(history + place.at[BEFORE] + (first + 1) * h, h, count - ends, threads, last);
     if (ends && threadIdx.x < N) {
-      S* slot = reinterpret_cast<S*>(shared.before.at(count - 1));
+      S* slot = reinterpret_cast<S*>(shared.before.at(last < 0 ? count - 1 : 0));
       slot[threadIdx.x] = known ? known[place.at[FIRST] + threadIdx.x] : Narrow<S>::of(Number<C>::make(0));
     }
   }
+}
+
+// A tile's loads wait for room in shared memory; the memory need not wait, and the cache is told of a later tile of the row.
+__device__ __forceinline__ void prefetch_ahead(Shared& shared, const Layout& layout, const Place& place, int k, int tile, int lane,
+                                               const S* decay, const S* input) {
+  const int ahead = PREFETCH / static_cast<u32>(layout.rows);
+  const i64 first = (k + ahead) * i64(tile), left = layout.length - first;
+  if (ahead == 0 || left <= 0) return;
+  const int count = left > tile ? tile : static_cast<int>(left);
+  const i64 a = layout.operand[DECAY].time, b = layout.operand[INPUT].time;
+  shared.matrix.prefetch(decay + place.at[DECAY] + first * a, a, count, lane);
+  shared.input.prefetch(input + place.at[INPUT] + first * b, b, count, lane);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS + 32, BLOCKS)
 scan(const __grid_constant__ Layout layout, const S* decay, const S* input, const S* history, S* out, S* slope,
      const u8* reset, const S* first_state, C* last_flow, u8* memory) {
   __shared__ Shared shared;
-  const i64 rows = layout.rows, tiles = layout.tiles, k = blockIdx.x / rows, row = blockIdx.x - k * rows;
+  const u32 rows = static_cast<u32>(layout.rows);
+  const int tiles = static_cast<int>(layout.tiles), k = blockIdx.x / rows, row = blockIdx.x % rows;
   const bool split = tiles > 1;  // then the last warp looks back
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, warps = blockDim.x / 32 - split, threads = 32 * warps;
   const int tile = threads * CHUNK;
-  const i64 first = k * tile;
+  const i64 first = k * i64(tile);
   const int count = layout.length - first > tile ? tile : static_cast<int>(layout.length - first);
   const Place place = locate(layout, row);
   const Board<Map, State> board = ::board<Map, State>(memory, rows, tiles);
 
-  Steps steps = {shared, static_cast<int>(threadIdx.x) * CHUNK, 0, 0};
+  const int last = TURNS && layout.operand[OUT].time < 0 ? count - 1 : -1;
+  Steps steps = {shared, static_cast<int>(threadIdx.x) * CHUNK, 0, 0, last};
   steps.count = count - steps.first > CHUNK ? CHUNK : count - steps.first;
   State entering;
 #pragma unroll
   for (int i = 0; i < N; i++)
     entering.at[i] = PULL || !first_state ? Number<C>::make(0) : widen(first_state[place.at[FIRST] + i]);
   Map ahead = identity<Map>();
-  bool good = true;
+  bool good = true, told = false;  // `told`: what this tile's group does is known, and may be used
   if (warp == warps) {
+    prefetch_ahead(shared, layout, place, k, tile, lane, decay, input);
     State begin;
     entering = look_back(board, row, k, entering, begin, lane);
     if (lane == 0) shared.entering = entering, shared.begin = begin;
   } else {
-    load_tile(shared, layout, place, first, count, threads, decay, input, history, first_state);
+    load_tile(shared, layout, place, first, count, threads, last, decay, input, history, first_state);
     if (RESETS) {
       const i64 time = layout.operand[RESET].time;
       for (int v = 0; v < steps.count; v++)
@@ -192,15 +212,14 @@ scan(const __grid_constant__ Layout layout, const S* decay, const S* input, cons
         sound = compose(*both, shared.warp[w], *all, lane) && sound && shared.tame[w];
         all = both;
       }
-      const bool told = publish(board, row, k, *all, sound, &shared.group, lane);
-      if (lane == 0) shared.sound = told;
+      told = publish(board, row, k, *all, sound, &shared.group, lane);
     }
     if (!split && threadIdx.x == 0) shared.entering = entering;
   }
   __syncthreads();
-  if (warp == warps && lane == 0 && shared.sound) {
+  if (threadIdx.x == 0 && told) {
     const State next = apply(shared.group, shared.begin);
-    if (is_good(next)) board.begin[(k / GROUP + 1) * rows + row].tell(next, GOOD);
+    if (is_good(next)) board.begin[(k / GROUP + 1) * board.rows + row].tell(next, GOOD);
   }
   entering = shared.entering;
   State start = entering;
@@ -223,11 +242,11 @@ scan(const __grid_constant__ Layout layout, const S* decay, const S* input, cons
   if (threadIdx.x == threads - 1) {
     if (k + 1 < tiles) leave(board, row, k, left);
     if (PULL && k + 1 == tiles)
-      for (int i = 0; i < N; i++) last_flow[row * N + i] = left.at[i];
+      for (int i = 0; i < N; i++) last_flow[i64(row) * N + i] = left.at[i];
   }
   __syncthreads();
   if (warp == warps) return;
   const i64 h = layout.operand[OUT].time, g = layout.operand[SLOPE].time;
-  shared.input.store(out + place.at[OUT] + first * h, h, count, threads);
-  if (SLOPE_OUT) shared.matrix.store(slope + place.at[SLOPE] + first * g, g, count, threads);
+  shared.input.store(out + place.at[OUT] + first * h, h, count, threads, last);
+  if (SLOPE_OUT) shared.matrix.store(slope + place.at[SLOPE] + first * g, g, count, threads, last);
 }

@@ -62,7 +62,8 @@ def tile(n: int, itemsize: int, pullback: bool) -> Tile:
     step, numbers = (n * n + (2 if pullback else 1) * n) * itemsize, max(1, itemsize // 4)
     registers = {1: 48, 2: 64, 3: 96, 4: 126 if pullback else 102}.get(n, 255)  # of a thread; fewer would spill
     maps = (n * n + n) * 16
-    for chunk, least in ((8, 2 if pullback else 3), (4, 2), (2, 2), (2, 1), (1, 1)):
+    for chunk, least in ((8, 2), (4, 2), (2, 2), (2, 1), (1, 1)):
+        chunk -= n % 2 and chunk > 1  # see slab.cuh
         fits = _SHARED // (32 * (chunk * step + (48 if pullback else 32)) + maps)
         if fits >= least:
             break

@@ -75,20 +75,8 @@ __device__ __forceinline__ void multiply(const float (&out)[COLUMNS][4], const M
   }
 }
 
-constexpr int FURTHER = 1;
-// Steps that the cache is to fetch.
-template <int WIDTH> __device__ __forceinline__ void prefetch(const S* from, i64 time, i64 count, int width) {
-#ifdef __CUDA_ARCH__
-  constexpr int LINE = WIDTH < 64 ? WIDTH : 64, LINES = WIDTH / LINE;  // of 128 bytes
-  for (int i = threadIdx.x; i < STEPS * LINES; i += THREADS) {
-    const int t = i / LINES, n = i % LINES * LINE;
-    if (t < count && n < width) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + t * time + n));
-  }
-#endif
-}
-
-// Through the segment; returns the product of its decays, zero if it forgets. Without OUT only the state is made: less to do
-// while a chunk comes, so the one behind it is on its way too, to the cache.
+// Through the segment; returns the product of its decays, zero if it forgets. Without OUT only the state is made, and one
+// barrier a chunk is enough.
 template <bool OUT>
 __device__ __forceinline__ float through(State& state, Shared& shared, const Layout& layout, const Spot& x, const S* q, const S* k,
                                          const S* v, const float* g, S* o, int keys, i64 values, float scale,
@@ -107,11 +95,6 @@ __device__ __forceinline__ float through(State& state, Shared& shared, const Lay
     fetch<KEYS>(stage.k, k + t * step_k, step_k, 0, count, keys, STEPS);
     fetch<SLICE>(stage.v, v + t * step_v, step_v, 0, count, x.width, STEPS);
     commit();
-    if (!OUT && FURTHER) {
-      const i64 later = end + (FURTHER - 1) * STEPS;
-      prefetch<KEYS>(k + later * step_k, step_k, x.hi - later, keys);
-      prefetch<SLICE>(v + later * step_v, step_v, x.hi - later, x.width);
-    }
     const int late = static_cast<int>(extras.backwards);
     if (warp == IDLE) logarithms(ahead, g + (t - late) * step_g, step_g, t ? 0 : late, count, lane);
   };

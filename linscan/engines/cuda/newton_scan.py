@@ -30,6 +30,7 @@ def newton_scan(r, array_form: Callable[..., Any], *, quasi, damping, tol, limit
         return array_form(r, quasi=quasi, damping=damping, tol=tol, limit=limit, fallback=fallback, workers=workers)
     *lead, T, _, d = r.x.shape
     compute, steps, rows, n = r.R.dtype, _chunk_of(T), math.prod(lead), r.cell.states
+    dtype = r.x.dtype.name
     parts = _PARTS if T >= _SHARED and clusters(r.x.data.device_id) else 1
     pieces, blocks = parts * _SOLVERS // _WIDTH, rows * -(-d // _WIDTH) * parts
     with r.x.device:
@@ -39,14 +40,13 @@ def newton_scan(r, array_form: Callable[..., Any], *, quasi, damping, tol, limit
         maps, ends, flow = (cupy.empty((k, rows, pieces, d), compute) for k in (n * n, n, n))
         boards, tol = cupy.empty(blocks, compute), compute.type(tol)
         macros = ("CELL", cell), ("RESETS", int(r.reset is not None)), ("PARTS", parts)
-        guess, solve = (kernel("rnn_newton.cu", name, r.x.dtype.name, *macros) for name in ("guess", "solve"))
+        guess, solve = (kernel("rnn_newton.cu", name, dtype, *macros) for name in ("guess", "solve"))
         given, chunks = as_bytes(struct), -(-T // steps)
         guess((-(-rows * chunks * d // _THREADS),), (_THREADS,), (given, steps, chunks, _WARM, size, count))
         work = (maps, ends, flow, boards, size, count)
         solve((blocks,), (_SOLVERS,), (given, steps, -(-T // pieces), *work, tol, limit))
-        if fallback:
-            finish(struct, cell, r.x.dtype.name, size, tol)
-        return states, size <= tol, count, size
+        solved = finish(struct, cell, dtype, size, tol) if fallback else size <= tol
+        return states, solved, count, size
 
 
 def newton_scan_pullback(r, array_form: Callable[..., Any], states, dh, dstate, *, workers) -> Any:

@@ -48,9 +48,11 @@ struct Pulled {
 };
 
 extern "C" __global__ void __launch_bounds__((1 + READERS) * CHANNELS, 1)
-forward(const __grid_constant__ Problem p, const C* residual, C tol) {
+forward(const __grid_constant__ Problem p, const C* residual, C tol, bool* solved) {
   const i64 index = blockIdx.x * i64(CHANNELS) + threadIdx.x % CHANNELS, row = index / p.width, channel = index % p.width;
-  const bool mine = row < p.rows && !(residual && residual[row] <= tol);  // what Newton's method has not solved
+  const bool done = row < p.rows && residual && residual[row] <= tol;  // Newton's method has solved it
+  const bool mine = row < p.rows && !done;
+  if (solved && channel == 0 && row < p.rows && threadIdx.x < CHANNELS) solved[row] = done;
   if (!__syncthreads_or(mine)) return;
   const i64 known = mine ? row : 0;
   const Row<S> from(p.x, p, known, channel), out(p.h, p, known, channel);

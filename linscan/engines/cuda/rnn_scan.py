@@ -79,7 +79,7 @@ def _run(r, cell: int, backward: bool, reverse: bool, **arrays: Array | None) ->
     *_, G, d = r.x.shape
     struct, name = problem(r, cell, reverse, **arrays), "backward" if backward else "forward"
     if r.cell.diagonal:
-        _diagonal(struct, name, cell, r.x.dtype.name, () if backward else (None, r.R.dtype.type(0)))
+        _diagonal(struct, name, cell, r.x.dtype.name, () if backward else (None, r.R.dtype.type(0), None))
         return
     rows, matrices = (int(struct[key][0]) for key in ("rows", "matrices"))
     cut = _cut(d, G, accum_dtype(r.x.dtype).itemsize, matrices, rows, r.x.data.device_id)
@@ -96,9 +96,11 @@ def _diagonal(struct: np.ndarray, name: str, cell: int, dtype: str, rest: tuple[
     run((blocks,), (_WARPS[name] * _CHANNELS,), (as_bytes(struct), *rest))
 
 
-def finish(struct: np.ndarray, cell: int, dtype: str, residual: Array, tol: Any) -> None:
-    """Run by the loop the rows whose `residual` is not within `tol`: the struct's states."""
-    _diagonal(struct, "forward", cell, dtype, (residual, tol))
+def finish(struct: np.ndarray, cell: int, dtype: str, residual: Array, tol: Any) -> Array:
+    """Run by the loop the rows whose `residual` is not within `tol`: the struct's states. Returns which rows are."""
+    solved = cupy.empty(residual.shape, bool)
+    _diagonal(struct, "forward", cell, dtype, (residual, tol, solved))
+    return solved
 
 
 def problem(r, cell: int, reverse: bool, **arrays: Array | None) -> np.ndarray:

@@ -102,7 +102,7 @@ PRESETS = {
     "copy": Preset(tasks.Copy, "lru", 2000, 3e-3, 40),
     "selective-copy": Preset(tasks.SelectiveCopy, "deltanet", 2000, 3e-3, 40),
     "listops": Preset(lambda: tasks.ListOps(reorder=True), "s5-both", 76_800, 3e-3, 2000, "large", 1920, 0.04, 1 / 3),
-    "digits": Preset(tasks.Digits, "s4d", 400, 4e-3, 784, "medium", 80),
+    "digits": Preset(lambda: tasks.Digits(size=20), "s4d", 800, 5e-3, 784, "medium", 200),
     "recall": Preset(tasks.Recall, "deltanet", 600, 3e-3, 24),
     "speech": Preset(tasks.Speech, "s5", 960, 4e-3, 92, every=48),
     "text": Preset(tasks.Text, "gla", 6000, 2e-3, 256, "large", 500),

@@ -165,13 +165,14 @@ class Run:
 
     def _copies(self) -> list[tuple[Any, Any]]:
         """Parameters and moments, each beside a copy."""
-        rows = [self.packed.rows, self.packed.wide, *self.moments.values()]
+        rows = [self.packed.wide, *self.moments.values()]
         return [(x, x.copy()) for slot in rows for x in slot.values()]
 
     def _diverged(self, step: "_Step") -> None:
         self.now.step = step.number - 1
         for x, before in step.before or ():
             x[...] = before
+        self.packed.narrow()
         spoilt = [f"the gradient of {n}" for n, g in self.packed.split(step.grads).items() if not self._finite(g)]
         bad = next((n for n, x in self.packed.arrays.items() if not self._finite(x)), [*spoilt, "the loss"][0])
         where = ""

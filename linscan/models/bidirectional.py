@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from linscan._arrays import Array, namespace
-from linscan.models.layer import Layer, Params, Pullback, State, Training, firsts
+from linscan.models.layer import Layer, Params, Pullback, State, Training
+from linscan.models.recurrence import firsts
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 
 from linscan import fft_conv_vjp, ssm_kernel_vjp
 from linscan._arrays import Array, sum_rows
-from linscan.models.layer import Params, State, recurrence_vjp
+from linscan.models.layer import Params, State
+from linscan.models.recurrence import recurrence_vjp
 from linscan.ops.activation import activation_vjp, sigmoid
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from linscan._arrays import Array
 from linscan.models.initial import uniform_fan
-from linscan.models.layer import Params, filter_vjp
+from linscan.models.layer import Params
+from linscan.models.recurrence import filter_vjp
 from linscan.ops.activation import activation_vjp
 from linscan.ops.dense import dense_vjp
 from linscan.ops.norm import rms_norm_vjp

@@ -19,7 +19,8 @@ from linscan.models.attention.heads import channels, heads
 from linscan.models.attention.mlstm_cell import exponential_vjp, sigmoid_vjp
 from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import uniform_fan
-from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, filter_vjp, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, typed
+from linscan.models.recurrence import filter_vjp
 from linscan.ops.activation import activation_vjp
 from linscan.ops.dense import dense_vjp
 from linscan.ops.norm import layer_norm_vjp

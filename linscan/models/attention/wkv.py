@@ -13,7 +13,8 @@ import numpy as np
 
 from linscan import softmax_average_vjp
 from linscan._arrays import Array, namespace, sum_rows
-from linscan.models.layer import Params, State, filter_vjp
+from linscan.models.layer import Params, State
+from linscan.models.recurrence import filter_vjp
 from linscan.ops.activation import sigmoid
 
 

@@ -20,7 +20,8 @@ from linscan import discretize, discretize_vjp, dlsim_vjp, fft_conv_vjp, nplr, s
 from linscan._arrays import Array, cotangent, namespace
 from linscan.models.convolutional.dplr_form import back_to_modes, real_form
 from linscan.models.initial import complex_normal, log_steps
-from linscan.models.layer import Layer, Params, Pullback, State, Training, apart, grads_like, start, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, apart, grads_like, typed
+from linscan.models.recurrence import start
 
 
 @dataclass(frozen=True)

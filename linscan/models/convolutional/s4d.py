@@ -19,7 +19,8 @@ import numpy as np
 from linscan import diagonal_init, discretize_diag, discretize_diag_vjp, fft_conv_vjp, scan_step, ssm_kernel_vjp
 from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.initial import complex_normal, log_steps
-from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, typed
+from linscan.models.recurrence import recurrence_vjp
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import numpy as np
 
 from linscan import scan_step
 from linscan._arrays import Array, cotangent, namespace
-from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, recurrence_vjp, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, typed
+from linscan.models.recurrence import recurrence_vjp
 from linscan.ops.activation import sigmoid
 from linscan.ops.dense import dense, dense_vjp
 

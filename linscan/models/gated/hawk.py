@@ -21,7 +21,8 @@ from linscan import scan_step, short_conv_step
 from linscan._arrays import Array, accum_dtype, cotangent, namespace, sum_rows
 from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import lecun_normal
-from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, filter_vjp, recurrence_vjp, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, affine, typed
+from linscan.models.recurrence import filter_vjp, recurrence_vjp
 from linscan.ops.activation import activation, activation_vjp, sigmoid, softplus, softplus_inverse
 from linscan.ops.dense import dense, dense_vjp
 

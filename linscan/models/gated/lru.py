@@ -15,7 +15,8 @@ import numpy as np
 from linscan import scan_step
 from linscan._arrays import Array, cotangent, namespace
 from linscan.models.initial import complex_normal
-from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, typed
+from linscan.models.recurrence import recurrence_vjp
 from linscan.ops.dense import dense
 from linscan.ops.ports import inlet_vjp, outlet_vjp
 

@@ -21,7 +21,8 @@ from linscan import selective_scan_vjp
 from linscan._arrays import Array, cotangent, namespace
 from linscan.models.gated.signed_scan import signed_scan_vjp
 from linscan.models.initial import log_steps, uniform_fan
-from linscan.models.layer import Layer, Params, Pullback, State, Training, filter_vjp, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, typed
+from linscan.models.recurrence import filter_vjp
 from linscan.ops.activation import activation_vjp, softplus_inverse
 from linscan.ops.dense import dense_vjp
 

@@ -20,7 +20,8 @@ import numpy as np
 from linscan import discretize_diag, discretize_diag_vjp, nplr, scan_step
 from linscan._arrays import Array, check_choice, cotangent, namespace
 from linscan.models.initial import complex_normal, lecun_normal, log_steps
-from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, recurrence_vjp, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, grads_like, typed
+from linscan.models.recurrence import recurrence_vjp
 from linscan.ops.dense import dense
 from linscan.ops.ports import inlet_vjp, outlet_vjp
 from linscan.ops.two_way import two_way_vjp

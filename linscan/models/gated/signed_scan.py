@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from linscan._arrays import Array, namespace, sum_rows
-from linscan.models.layer import recurrence_vjp
+from linscan.models.recurrence import recurrence_vjp
 from linscan.ops.activation import activation_vjp
 
 

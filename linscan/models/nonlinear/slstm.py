@@ -20,7 +20,8 @@ from linscan._arrays import Array, cotangent, namespace, sum_rows
 from linscan.models.attention.heads import channels, heads
 from linscan.models.block_diagonal import block_diagonal_vjp
 from linscan.models.initial import uniform_fan
-from linscan.models.layer import Layer, Params, Pullback, State, Training, filter_vjp, typed
+from linscan.models.layer import Layer, Params, Pullback, State, Training, typed
+from linscan.models.recurrence import filter_vjp
 from linscan.ops.activation import activation_vjp
 from linscan.ops.norm import layer_norm_vjp
 

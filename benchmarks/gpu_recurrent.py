@@ -43,6 +43,8 @@ def rows() -> Iterator[Row]:
         ("linear_attention", usual, "vector", 2, "exact"),
         ("delta_rule", usual, None, 3, "exact"),
         ("delta_rule", usual, "scalar", 3, "exact"),
+        ("delta_rule", usual, None, 3, "tf32"),
+        ("delta_rule", usual, "scalar", 3, "tf32"),
     ):
         args = _arguments(name, shape, kind)
         forward, run = (partial(getattr(linscan, f), *args, precision=precision) for f in (name, f"{name}_vjp"))

@@ -61,6 +61,7 @@ def by_terms(run: Callable[..., Any], back: Callable[..., Any]) -> tuple[Callabl
         scale: Any,
         keep: bool,
         workers: Any,
+        precision: str = "exact",
     ) -> Any:
         """Outputs, final state and what the pullback needs of the states."""
         return run(*terms_of(q, k, v, beta, g, w, reset, S0), scale=scale, keep=keep, workers=workers)

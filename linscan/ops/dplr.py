@@ -40,7 +40,7 @@ def run(
     `given` are `Terms`, or for the delta rule its own arguments; q comes first and S0 last.
     """
     check_precision(row, precision)
-    return pick(row, p.dtype, given[0])(*given, scale=scale, keep=keep, workers=workers)
+    return pick(row, p.dtype, given[0])(*given, scale=scale, keep=keep, precision=precision, workers=workers)
 
 
 def pullback(

@@ -126,26 +126,28 @@ def test_what_is_not_finite_reaches_its_own_row_and_later_times(rng):
 
 
 class TestFloat32:
-    """One decay a step or none: three products of tensor cores for one; the pullback goes step after step."""
+    """At most one decay a step, in chunks, three products of tensor cores for one; gradients step after step."""
 
     @pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 200])
     def test_tails_of_every_tile(self, rng, length):
-        check(problem(rng, "float32", length, 64, 64), "float32", EXACT)
+        check(problem(rng, "float32", length, 64, 64), "float32", EXACT, precision="tf32")
 
     @pytest.mark.parametrize(("keys", "values"), [(2, 3), (33, 32), (80, 128), (128, 72)])
     def test_any_width(self, rng, keys, values):
-        check(problem(rng, "float32", 70, keys, values, lead=(1, 2)), "float32", EXACT, scale=keys**-0.5)
+        check(
+            problem(rng, "float32", 70, keys, values, lead=(1, 2)), "float32", EXACT, scale=keys**-0.5, precision="tf32"
+        )
 
     @pytest.mark.parametrize("decay", [None, 1e-3, 0.1, 1.0, 30.0])
     def test_weak_and_strong_decays(self, rng, decay):
         gates = 8 if decay == 30.0 else 1  # dg is what is left of sums that are hundreds of times as large
-        check(problem(rng, "float32", 1000, 64, 64, decay=decay), "float32", gates * EXACT)
+        check(problem(rng, "float32", 1000, 64, 64, decay=decay), "float32", gates * EXACT, precision="tf32")
 
     def test_keys_that_resemble_each_other(self, rng):
         q, k, v, beta, _, S0 = problem(rng, "float32", 512, 64, 64)
         k = unit(3 * unit(oracles.wide(k[:, :1])) + 1.4 * oracles.wide(k)).astype("float32")
         beta, g = 0 * beta + 2, 0 * beta - np.float32(0.01)
-        o, S = linscan.delta_rule(*on_gpu(q, k, v, beta, g, S0))
+        o, S = linscan.delta_rule(*on_gpu(q, k, v, beta, g, S0), precision="tf32")
         with linscan.use_engine("reference"):
             want, last = linscan.delta_rule(*map(oracles.wide, (q, k, v, beta, g, S0)))
         assert_close(o.get(), want, 5e-6)
@@ -156,7 +158,7 @@ class TestFloat32:
         q, k, v, beta, g, _ = problem(rng, "float32", 200, 16, 24)
         v *= 10 ** rng.uniform(-8, 8, (2, 200, 1)).astype("float32")
         g[rng.random(g.shape) < 0.3] = -np.inf
-        o, _ = linscan.delta_rule(*on_gpu(q, k, v, beta, g))
+        o, _ = linscan.delta_rule(*on_gpu(q, k, v, beta, g), precision="tf32")
         with linscan.use_engine("reference"):
             want, _ = linscan.delta_rule(*map(oracles.wide, (q, k, v, beta, g)))
         far = np.linalg.norm(o.get() - want, axis=-1) / np.linalg.norm(want, axis=-1)
@@ -167,7 +169,7 @@ class TestFloat32:
         q, k, v, beta, g, S0 = problem(rng, "float32", 300, 64, 64)
         q[0, 10, 3] = k[0, 70, 5] = v[1, 20, 2] = np.nan
         v[1, 100, 3], g[0, 150], g[1, 250] = np.inf, -np.inf, np.nan
-        o, S = linscan.delta_rule(*on_gpu(q, k, v, beta, g, S0))
+        o, S = linscan.delta_rule(*on_gpu(q, k, v, beta, g, S0), precision="tf32")
         with linscan.use_engine("reference"):
             want, last = linscan.delta_rule(*map(oracles.wide, (q, k, v, beta, g, S0)))
         for got, exact in ((o.get(), want), (S.get(), last)):
@@ -177,4 +179,5 @@ class TestFloat32:
 
     def test_bits_repeat_and_depend_on_nothing_else(self, rng):
         args = on_gpu(*problem(rng, "float32", 200, 64, 128, lead=(3,)))
-        bits_repeat(linscan.delta_rule, linscan.delta_rule_vjp, args)
+        ops = (partial(op, precision="tf32") for op in (linscan.delta_rule, linscan.delta_rule_vjp))
+        bits_repeat(*ops, args)

@@ -122,7 +122,8 @@ def test_float32(rng, tmp_path, length, keys, values, scale):
     q, k, v, beta, g, S0 = problem(rng, length, keys, values, lead=(1,), gated=length == 70)
     given = [x.astype("float32").view(Array) for x in (q, k, v, beta)]
     given += [None if g is None else g[..., None].view(Array), None, None]
-    o, S, kept = engine.delta_rule(*given, S0.view(Array), scale=scale, keep=length == 70, workers=None)
+    options = {"scale": scale, "keep": length == 70, "precision": "tf32", "workers": None}
+    o, S, kept = engine.delta_rule(*given, S0.view(Array), **options)
     wide = [None if x is None else oracles.wide(x) for x in (q, k, v, beta, g, S0)]
     with linscan.use_engine("reference"):
         (want, last), pullback = linscan.delta_rule_vjp(*wide, scale=scale)

@@ -25,6 +25,7 @@ def delta_rule(
     scale: float,
     keep: bool,
     workers: Any,
+    precision: str = "exact",
 ) -> tuple[Array, Array, Any]:
     """Outputs, final state and what the pullback needs of the states."""
     return run((q, k, v, *_columns(beta, reset), g, w), _terms, q, S0, scale, keep, workers)

@@ -21,7 +21,18 @@ _GRAIN = 1 << 20  # multiply-adds a thread must get for its hand-over to pay
 
 
 def dplr_attention(
-    q: Array, k: Array, v: Array, a: Array, b: Any, g: Any, S0: Array, *, scale: float, keep: bool, workers: Any
+    q: Array,
+    k: Array,
+    v: Array,
+    a: Array,
+    b: Any,
+    g: Any,
+    S0: Array,
+    *,
+    scale: float,
+    keep: bool,
+    workers: Any,
+    precision: str = "exact",
 ) -> tuple[Array, Array, Any]:
     """See `linscan.ops.dplr`; if `keep`, the states before every chunk, (heads, chunks, K, V)."""
     return run((a, q, k, b, v, g), lambda *own: own, q, S0, scale, keep, workers)

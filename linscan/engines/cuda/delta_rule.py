@@ -1,7 +1,7 @@
 """The delta rule on the GPU: on tensor cores where they take it, else as `dplr_attention`.
 
 One decay a step or none, and keys written along as they are read, have kernels of their own, in delta_chunk.py and, of
-float32 arrays, in single_delta.py; other decays and keys are terms of dplr_chunk.py.
+float32 arrays which need not be exact, in single_delta.py; other decays and keys are terms of dplr_chunk.py.
 """
 
 from linscan.engines.cuda import delta_chunk, delta_segments, dplr_chunk, single_delta
@@ -14,14 +14,14 @@ __all__ = ["delta_rule", "delta_rule_pullback", "delta_rule_step"]
 _by_terms, _by_terms_pullback = by_terms(dplr_attention, dplr_attention_pullback)
 
 
-def delta_rule(q, k, v, beta, g, w, reset, S0, *, scale, keep, workers):
+def delta_rule(q, k, v, beta, g, w, reset, S0, *, scale, keep, workers, precision="exact"):
     """See `linscan.ops.delta_rule`; also returns, if `keep`, what the pullback needs."""
     lead = S0.shape[:-2]
     with q.device:
         if delta_chunk.fits(q, v, g, w, lead, scale):
             way = delta_segments if delta_segments.is_long(q.shape[-2]) else delta_chunk
             return way.delta_rule(q, k, v, beta, g, S0, scale=scale, keep=keep)
-        if single_delta.fits(q, v, g, w, lead):
+        if precision == "tf32" and single_delta.fits(q, v, g, w, lead):
             return single_delta.delta_rule(q, k, v, beta, g, S0, scale=scale, keep=keep)
         if dplr_chunk.fits((q, k, w), v, lead, scale, keyed=False):
             return dplr_chunk.run(_terms(q, k, v, beta, g, w, reset), S0, scale=scale, keep=keep)

@@ -9,7 +9,7 @@ from linscan.engines.reference import dplr_attention as reference
 __all__ = ["dplr_attention", "dplr_attention_pullback", "dplr_attention_step"]
 
 
-def dplr_attention(q, k, v, a, b, g, S0, *, scale, keep, workers):
+def dplr_attention(q, k, v, a, b, g, S0, *, scale, keep, workers, precision="exact"):
     """See `linscan.ops.dplr`; also returns, if `keep`, what the pullback wants."""
     if b is not None and dplr_chunk.fits((q, k, a, b), v, S0.shape[:-2], scale, keyed=True):
         with q.device:

@@ -37,7 +37,18 @@ class Chunk(NamedTuple):
 
 @np.errstate(all="ignore")
 def dplr_attention(
-    q: Array, k: Array, v: Array, a: Array, b: Any, g: Any, S0: Array, *, scale: Any, keep: bool, workers: Any
+    q: Array,
+    k: Array,
+    v: Array,
+    a: Array,
+    b: Any,
+    g: Any,
+    S0: Array,
+    *,
+    scale: Any,
+    keep: bool,
+    workers: Any,
+    precision: str = "exact",
 ) -> tuple[Array, Array, Array | None]:
     """The outputs, the final state and, if `keep`, the states before every chunk, (chunks, …, K, V)."""
     xp, lead, length = namespace(v), S0.shape[:-2], v.shape[-2]

@@ -25,7 +25,7 @@ def main() -> None:
             cupy.asarray(rng.uniform(-0.3, 0.3, (2, length, n)).astype(dtype_of(dtype))) for n in (keys, keys, values)
         )
         beta, g = (cupy.asarray(rng.uniform(*ends, (2, length)).astype("float32")) for ends in ((0, 2), (-0.2, 0)))
-        (o, S), pullback = linscan.delta_rule_vjp(q, k, v, beta, g, scale=0.1)
+        (o, S), pullback = linscan.delta_rule_vjp(q, k, v, beta, g, scale=0.1, precision="tf32")
         assert finite(o, S, *pullback(o, S))
         g = cupy.asarray(rng.uniform(-0.2, 0, (2, length, keys)).astype("float32"))
         (o, S), pullback = linscan.delta_rule_vjp(q, k, v, beta, g, scale=0.1)

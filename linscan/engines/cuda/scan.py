@@ -12,11 +12,13 @@ import numpy as np
 
 from linscan._arrays import Array, accum_dtype
 from linscan.engines.cuda._load import by_value, kernel
+from linscan.engines.cuda.columns import on_its_device
 from linscan.engines.cuda.layout import OPERANDS, layout, strides
 from linscan.engines.cuda.sizes import FORWARD, PULLBACK, SHORT, SUMMED, macros, sizes_of, warps_of
 from linscan.engines.reference import two_way as reference
 
 
+@on_its_device
 def scan(a: Array, b: Array, h0: Array | None, *, axis, reverse, reset, out, workers) -> Array:
     """See `linscan.ops.scan.scan`; `a` and `b` are broadcast, of one dtype."""
     apart = out is None or any(_clash(out, x) for x in (a, b, h0, reset))
@@ -28,6 +30,7 @@ def scan(a: Array, b: Array, h0: Array | None, *, axis, reverse, reset, out, wor
     return h if out is None else out
 
 
+@on_its_device
 def scan_pullback(a: Array, h: Array, h0: Array | None, dh: Array, *, axis, reverse, reset, workers):
     """See `linscan.ops.scan.scan_vjp`: the gradients of `a`, `b` and `h0`, before sums over broadcast axes.
 
@@ -36,6 +39,7 @@ def scan_pullback(a: Array, h: Array, h0: Array | None, dh: Array, *, axis, reve
     return _pullback(a, h, h0, dh, axis, not reverse, reset)
 
 
+@on_its_device
 def two_way(a: Array, b: Array, resets: Any) -> Array:
     """See `linscan.engines.reference.two_way.two_way`."""
     if resets is not None or not _both_fit(b):
@@ -47,6 +51,7 @@ def two_way(a: Array, b: Array, resets: Any) -> Array:
     return x
 
 
+@on_its_device
 def two_way_pullback(a: Array, x: Array, dx: Array, resets: Any) -> tuple[Array, Array]:
     """See `linscan.engines.reference.two_way.two_way_pullback`; of `da` as in `scan_pullback`, for each direction."""
     h = _apart(x)
@@ -112,12 +117,8 @@ def _launch(
 
     `reverse` is None for both directions, which the first axis holds.
     """
-    device = out.data.device_id
-    if device != cupy.cuda.runtime.getDevice():
-        with cupy.cuda.Device(device):
-            return _launch(out, axis, reverse, way, arrays, last)
     places = [None if x is None else (x.strides, x.data.ptr & 15) for x in arrays]
-    key = (out.shape, out.dtype, axis, reverse, way, device, *places)
+    key = (out.shape, out.dtype, axis, reverse, way, out.data.device_id, *places)
     try:
         plan = _plans[key]
     except KeyError:

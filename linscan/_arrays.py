@@ -55,7 +55,7 @@ def take(who: str, **named: Any) -> tuple[Any, ...]:
         return np, *named.values()
     cupy = sys.modules.get("cupy")
     if cupy is not None and kinds == {cupy.ndarray}:
-        if len({x.data.device_id for x in named.values() if x is not None}) == 1:
+        if {x.data.device_id for x in named.values() if x is not None} == {cupy.cuda.runtime.getDevice()}:
             return cupy, *named.values()
     plain = {name: x if _known(x) else adopt(who, name, x) for name, x in named.items()}
     host = [n for n, x in plain.items() if isinstance(x, np.ndarray) and not isinstance(named[n], _FOLLOWERS)]
@@ -90,6 +90,12 @@ def _one_device(who: str, arrays: dict[str, Any]) -> None:
             raise TypeError(
                 f"{who}: all arrays must be on one device; {first} is on GPU {x.device.id}, {name} on GPU {y.device.id}"
             )
+    current = sys.modules["cupy"].cuda.runtime.getDevice()
+    if x.device.id != current:
+        raise TypeError(
+            f"{who}: arrays must be on the current device, GPU {current}; {first} is on GPU {x.device.id}: "
+            f"call inside `with cupy.cuda.Device({x.device.id}):`"
+        )
 
 
 def take_real(who: str, **named: Any) -> tuple[list[Any], list[Any]]:

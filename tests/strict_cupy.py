@@ -100,6 +100,7 @@ class _Module(types.ModuleType):
     """CuPy's functions by those of NumPy or SciPy; from NumPy to the device only by `asarray` and `array`."""
 
     ndarray = ndarray
+    cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDevice=lambda: 0))
 
     def __init__(self, name: str, host: types.ModuleType) -> None:
         super().__init__(name)

@@ -325,6 +325,7 @@ class OnGPU:
 def cupy(monkeypatch):
     module = types.ModuleType("cupy")
     module.ndarray = FakeArray
+    module.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDevice=lambda: 0))
     module.asarray = lambda x: x if isinstance(x, FakeArray) else FakeArray(np.ones(2) if isinstance(x, OnGPU) else x)
     module.from_dlpack = lambda x: FakeArray(x._host)
     monkeypatch.setitem(sys.modules, "cupy", module)
@@ -362,6 +363,15 @@ def test_arrays_of_two_gpus_do_not_mix(cupy):
         _arrays.take("f", a=FakeArray(np.ones(2)), b=FakeArray(np.ones(2), device=1))
     with pytest.raises(TypeError, match="scan: all arrays must be on one device; a is on GPU 0, b on GPU 1"):
         linscan.scan(FakeArray(np.ones(2)), FakeArray(np.ones(2), device=1))
+
+
+def test_arrays_lie_on_the_current_gpu(cupy):
+    x = FakeArray(np.ones(2), device=1)
+    for arguments in ({"a": x, "b": None}, {"a": x, "b": 0.5}, {"a": 2.0, "b": x}):
+        with pytest.raises(TypeError, match=r"f: arrays must be on the current device, GPU 0; \w is on GPU 1: call"):
+            _arrays.take("f", **arguments)
+    cupy.cuda.runtime.getDevice = lambda: 1
+    assert _arrays.take("f", a=x) == (cupy, x)
 
 
 def test_plain_arrays_are_known_at_a_look(cupy):

@@ -26,7 +26,8 @@ def name(device: str) -> str:
     """What runs there, in words."""
     if device == "cpu":
         return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    return str(library(device).cuda.runtime.getDeviceProperties(0)["name"].decode())
+    runtime = library(device).cuda.runtime
+    return str(runtime.getDeviceProperties(runtime.getDevice())["name"].decode())
 
 
 def move(tree: Any, xp: Any) -> Any:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cupy
@@ -54,7 +54,9 @@ _BACKWARD = [
 
 
 def rows() -> Iterator[Row]:
-    beside = dict(_peers())
+    beside: dict[Any, str] = {}
+    for place, words in _peers():
+        beside[place] = f"{beside[place]}, {words}" if place in beside else words
     for shape, axis, name, target in _FORWARD:
         yield _forward(shape, axis, name, target, beside.get((shape, axis, name), ""))
     for shape, axis, name, target in _BACKWARD:
@@ -119,18 +121,46 @@ def _peers() -> Iterator[tuple[Any, str]]:
         import torch
 
         x = torch.rand(1 << 28, device="cuda")
-        torch.cumsum(x, 0)
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(10):
-            torch.cumsum(x, 0)
-        end.record()
-        torch.cuda.synchronize()
-        ms = start.elapsed_time(end) / 10
+        ms = _torch_ms(lambda: torch.cumsum(x, 0))
         yield ((1, 1, 1 << 28), -1, "float32"), f"torch.cumsum (2 arrays) {ms:.3g} ms, {8 * 2**28 / ms / 1e6:.0f} GB/s"
+        del x
+        if importlib.util.find_spec("accelerated_scan"):
+            yield from _accelerated()
     x = random((64, 1 << 18), np.float32)
     ms = timed_eagerly(lambda: cupy.cumsum(x, axis=-1))
     yield ((1, 64, 65536), -1, "float32"), f"cupy.cumsum (64, 2^18) {2 * x.nbytes / ms / 1e6:.0f} GB/s"
+
+
+def _accelerated() -> Iterator[tuple[Any, str]]:
+    """accelerated-scan's Triton kernels."""
+    import torch
+    from accelerated_scan import complex as pairs
+    from accelerated_scan import scalar
+
+    for shape, name in [
+        *(((8, 1536, n), "float32") for n in (4096, 16384, 65536)),
+        ((8, 1536, 16384), "bfloat16"),
+        ((8, 1536, 8192), "complex64"),
+        *((shape, "float32") for shape in [(1, 512, 131072), (1, 64, 65536), (1, 8, 1 << 20)]),
+    ]:
+        a, b = (torch.rand(shape, device="cuda", dtype=getattr(torch, name)) for _ in range(2))
+        scan = pairs.scan if name == "complex64" else scalar.scan
+        ms = _torch_ms(lambda: scan(a, b))  # noqa: B023
+        yield (shape, -1, name), f"accelerated-scan {ms:.3g} ms"
+
+
+def _torch_ms(run: Callable[[], Any]) -> float:
+    """Milliseconds of a call, of ten."""
+    import torch
+
+    run()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(10):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 10
 
 
 def _host() -> Iterator[Row]:

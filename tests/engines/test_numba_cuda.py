@@ -20,6 +20,7 @@ from tests.tolerances import assert_close, stable, summed
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 law = (lambda test: test) if SIMULATED else pytest.mark.gpu
+FAR = (7, 5) if SIMULATED else (67, 5)  # so many tiles, and steps, that a row has three groups of tiles
 DTYPES = ["float32", "complex128"] if SIMULATED else ["float32", "float64", "complex64", "complex128"]
 
 
@@ -52,7 +53,7 @@ def cuda(xp):
 
 def sizes(*lengths):
     """Lengths around those of a tile, which the simulator cuts shorter."""
-    tile = 32 if SIMULATED else 512
+    tile = 16 if SIMULATED else 512
     return [tile * n + step for n, step in lengths]
 
 
@@ -72,7 +73,7 @@ def on(xp, *arrays):
 
 @law
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("length", sizes((0, 1), (1, -1), (1, 0), (1, 1), (3, 5)))
+@pytest.mark.parametrize("length", sizes((0, 1), (1, -1), (1, 0), (1, 1), FAR))
 @pytest.mark.parametrize("reverse", [False, True])
 def test_scan_equals_the_loop(rng, xp, dtype, length, reverse):
     for shape, axis in [((1, length), 1), ((length, 2), 0)]:
@@ -89,8 +90,7 @@ def test_scan_equals_the_loop(rng, xp, dtype, length, reverse):
     ("float64", False, False), ("float64", True, True), ("complex128", False, True), ("complex128", True, False),
 ])  # fmt: skip
 def test_scan_gradients_equal_the_reference(rng, xp, dtype, reverse, with_rest):
-    length = sizes((1, 7))[0]
-    for shape, axis in [((2, length), 1), ((length, 1, 2), 0)]:
+    for shape, axis in [((2, sizes((1, 7))[0]), 1), ((sizes(FAR)[0], 1, 2), 0)]:
         a, b, h0, reset = given(rng, shape, axis, dtype, with_rest)
         dh = random(rng, shape, dtype)
         with linscan.use_engine("reference"):
@@ -107,7 +107,7 @@ def test_scan_gradients_equal_the_reference(rng, xp, dtype, reverse, with_rest):
 @law
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # simulated arithmetic is NumPy's
 def test_scan_where_composites_mislead(xp):
-    length = sizes((2, 3))[0]
+    length = sizes(FAR)[0]
     with linscan.use_engine("numba_cuda"):
         fixed = linscan.scan(2.0, xp.full((1, length), -1, np.float32), 1.0)  # h = 2 h - 1 stays at 1
         b = np.zeros((1, length))
@@ -123,6 +123,38 @@ def test_scan_where_composites_mislead(xp):
     assert np.isfinite(broken[:5]).all()
     assert np.isnan(broken[5:-4]).all()
     assert broken[-4:].tolist() == [1, 1.5, 1.75, 1.875]
+
+
+@law
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("reverse", [False, True])
+def test_resets_at_the_edges_of_tiles_cut_everything_off(rng, xp, reverse):
+    length, tile = sizes(FAR, (1, 0))
+    b, reset = random(rng, (2, length), "float64"), np.zeros((2, length), bool)
+    for row, edge in enumerate([0, -1]):  # the first steps of tiles, and the last ones
+        starts = tile * np.array([1, 2, 3, 6]) + edge
+        reset[row, starts] = True
+        b[row, starts[[0, 2]] - 1] = np.nan, np.inf
+    a = np.full_like(b, 0.75)
+    want = oracles.scan(a, b, None, 1, False, reset)
+    if reverse:
+        b, want, reset = b[:, ::-1], want[:, ::-1], reset[:, ::-1]
+    with linscan.use_engine("numba_cuda"):
+        h = linscan.scan(*on(xp, a, b), reverse=reverse, reset=on(xp, reset)[0])
+    assert np.isnan(want).sum() == 2 and np.isinf(want).sum() == 2
+    np.testing.assert_allclose(host(h), want, rtol=0, atol=stable("float64") * 8)
+
+
+@law
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_depend_neither_on_timing_nor_on_other_rows(rng, xp, dtype):
+    rows = 2 if SIMULATED else 300
+    a, b = on(xp, decays(rng, (rows, sizes(FAR)[0]), dtype), random(rng, (rows, sizes(FAR)[0]), dtype))
+    with linscan.use_engine("numba_cuda"):
+        h = host(linscan.scan(a, b))
+        for again in range(1 if SIMULATED else 10):
+            assert host(linscan.scan(a, b)).tobytes() == h.tobytes(), again
+        assert host(linscan.scan(a[1:2], b[1:2])).tobytes() == h[1:2].tobytes()
 
 
 @law

@@ -13,7 +13,8 @@ from linscan._arrays import Array, namespace
 from linscan.engines.probe import simulated
 
 _SIMULATED = simulated()
-THREADS = 8 if _SIMULATED else 128  # of a block; simulated ones are threads of the host
+THREADS = 4 if _SIMULATED else 128  # of a block; simulated ones are threads of the host
+GROUP = 3 if _SIMULATED else 32  # tiles of a row that look back together; at most THREADS
 
 
 def folded(x: Array, axis: int) -> Array:

@@ -56,9 +56,6 @@ class Row:
         return "| " + " | ".join(cells) + " |"
 
 
-_PAUSE = 0.12  # seconds before a timed call: the threads of OpenBLAS spin for 2²⁸ cycles after a product
-
-
 def compare(*candidates: Callable[[], object], rounds: int = 11, seconds: float = 20.0) -> list[float]:
     """Median time of each candidate, interleaved over `rounds` (at least 3, at most about `seconds` in all)."""
     for run in candidates:
@@ -69,7 +66,6 @@ def compare(*candidates: Callable[[], object], rounds: int = 11, seconds: float 
         if i >= 3 and time.perf_counter() - start > seconds:
             break
         for run, mine in zip(candidates, times, strict=True):
-            time.sleep(_PAUSE)
             t = time.perf_counter()
             run()
             mine.append(time.perf_counter() - t)

@@ -110,6 +110,11 @@ def pick(function: str, dtype: np.dtype, *arrays: Array) -> Callable[..., Any]:
     return _load(forced, function, on_gpu)
 
 
+def call(function: str, like: Array, *args: Any) -> Any:
+    """What `pick` finds for `like` alone, called: for loops that are put together from others."""
+    return pick(function, like.dtype, like)(*args)
+
+
 @cache
 def _fastest(function: str, dtype: np.dtype, on_gpu: bool) -> Callable[..., Any]:
     op, engine = support.row_of(function), "cuda" if on_gpu else "cpu"
